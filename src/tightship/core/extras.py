@@ -1,0 +1,31 @@
+"""Optional frameworks: importing one that is missing names the extra and the command that installs it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from types import ModuleType
+
+from tightship.errors import MissingExtra
+
+__all__ = ["available", "install_command", "require"]
+
+EXTRA_OF_MODULE = {"torch": "torch", "safetensors": "torch", "openvino": "openvino"}
+
+
+def install_command(module: str) -> str:
+    """Return the command that installs the extra holding `module`."""
+    return f"pip install 'tightship[{EXTRA_OF_MODULE.get(module, module)}]'"
+
+
+def available(module: str) -> bool:
+    """Whether `module` can be found; nothing is imported."""
+    return importlib.util.find_spec(module) is not None
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import `module`, or raise `MissingExtra` that says what it was wanted for and how to install it."""
+    if not available(module.partition(".")[0]):
+        root = module.partition(".")[0]
+        raise MissingExtra(f"{purpose} needs {root}, which is not installed; install it with: {install_command(root)}")
+    return importlib.import_module(module)

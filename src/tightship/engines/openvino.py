@@ -1,0 +1,109 @@
+"""OpenVINO: ONNX models on Intel's and other processors, in float32 or bfloat16."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from io import BytesIO
+from pathlib import Path
+from types import TracebackType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tightship.core import extras, graph, processor
+from tightship.core.model import Form, Model
+from tightship.core.session import Arrays
+from tightship.core.specs import TensorSpec
+from tightship.core.target import Precision, Target
+from tightship.engines.engine import Engine
+from tightship.errors import EngineError
+
+__all__ = ["OpenVino"]
+
+
+class OpenVino(Engine):
+    """ONNX models on OpenVINO's CPU plug-in."""
+
+    name: ClassVar[str] = "openvino"
+    module: ClassVar[str] = "openvino"
+    form: ClassVar[Form] = "graph"
+    gives: ClassVar[str] = "ONNX models at float32, bfloat16 and int8; often the fastest on x86"
+
+    def precisions(self) -> tuple[Precision, ...]:
+        bf16 = {"avx512_bf16", "amx_bf16", "bf16"} & set(processor.features())
+        return ("f32", "bf16") if bf16 else ("f32",)
+
+    def open(self, source: Model | Path | bytes, target: Target) -> _OvSession:
+        extras.require(self.module, "the OpenVINO engine")
+        if target.precision not in self.precisions():
+            raise EngineError(f"OpenVINO has no fast {target.precision} on this processor; use f32")
+        return _OvSession(source, target)
+
+
+class _OvSession:
+    def __init__(self, source: Model | Path | bytes, target: Target) -> None:
+        import openvino as ov
+
+        self.target = target
+        try:
+            core = ov.Core()
+            model = core.read_model(_loadable(source))
+            compiled = core.compile_model(model, "CPU", _options(target))
+        except EngineError:
+            raise
+        except Exception as error:  # OpenVINO raises RuntimeError and its own types
+            raise EngineError(f"OpenVINO cannot open the model: {_reason(error)}") from error
+        self.inputs = tuple(_spec(port) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        self._request: Any = compiled.create_infer_request()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        try:
+            results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=False)
+        except Exception as error:
+            raise EngineError(f"OpenVINO failed while running: {_reason(error)}") from error
+        return {spec.name: np.asarray(results[index]) for index, spec in enumerate(self.outputs)}
+
+    def close(self) -> None:
+        self._request = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _loadable(source: Model | Path | bytes) -> Any:
+    if isinstance(source, Model):
+        if source.form != "graph":
+            raise EngineError(f"OpenVINO opens models of the graph form, found {source.form}")
+        return BytesIO(graph.to_bytes(source))
+    return str(source) if isinstance(source, Path) else BytesIO(source)
+
+
+def _options(target: Target) -> dict[str, Any]:
+    return {
+        "INFERENCE_PRECISION_HINT": target.precision,
+        "INFERENCE_NUM_THREADS": target.threads or processor.n_cores(),
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": 1,
+    }
+
+
+def _spec(port: Any) -> TensorSpec:
+    shape = tuple("?" if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
+    return TensorSpec(_name(port), port.get_element_type().to_string().replace("boolean", "bool"), shape)
+
+
+def _name(port: Any) -> str:
+    # A port may carry several names; the first in sorted order is stable over runs.
+    return sorted(port.get_names())[0] if port.get_names() else ""
+
+
+def _reason(error: Exception) -> str:
+    # OpenVINO prefixes messages with source positions; the last non-empty line says what happened.
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -1,0 +1,43 @@
+"""The table of formats. Adding a format is one file here and its row."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from tightship.core.artifact import Artifact
+from tightship.core.model import Model
+from tightship.core.table import Table
+from tightship.errors import UnknownFormat
+from tightship.formats.format import Format
+from tightship.formats.onnx import Onnx
+from tightship.formats.pytorch import PyTorch
+from tightship.formats.torch_export import TorchExport
+
+__all__ = ["FORMATS", "Format", "read", "recognise", "write"]
+
+FORMATS: Table[Format] = Table("format", {entry.name: entry for entry in (Onnx(), TorchExport(), PyTorch())})
+
+
+def recognise(source: str, weights: Path | None = None) -> Artifact:
+    """Return the artifact that `source` names: a path, or `package.module:function`.
+
+    Raises `UnknownFormat` where no row of the table recognises it and `ArtifactNotFound` where it is not there.
+    """
+    for entry in FORMATS.values():
+        if entry.recognise(source):
+            return entry.artifact(source, weights)
+    known = ", ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
+    raise UnknownFormat(f"{source}: no format has this suffix; expected {known}, or package.module:function")
+
+
+def read(artifact: Artifact) -> Model:
+    """Read an artifact into the form that is native to its format."""
+    return FORMATS[artifact.format].read(artifact)
+
+
+def write(model: Model, path: Path) -> Artifact:
+    """Write a model in the format that the suffix of `path` names."""
+    for entry in FORMATS.values():
+        if entry.suffixes and str(path).lower().endswith(entry.suffixes):
+            return entry.write(model, path)
+    raise UnknownFormat(f"{path}: no format has this suffix")
