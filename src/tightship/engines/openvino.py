@@ -53,8 +53,9 @@ class _OvSession:
             raise
         except Exception as error:  # OpenVINO raises RuntimeError and its own types
             raise EngineError(f"OpenVINO cannot open the model: {_reason(error)}") from error
-        self.inputs = tuple(_spec(port) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port) for port in compiled.outputs)
+        known = (*source.inputs, *source.outputs) if isinstance(source, Model) else ()
+        self.inputs = tuple(_spec(port, known) for port in compiled.inputs)
+        self.outputs = tuple(_spec(port, known) for port in compiled.outputs)
         self._request: Any = compiled.create_infer_request()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
@@ -93,14 +94,18 @@ def _options(target: Target) -> dict[str, Any]:
     }
 
 
-def _spec(port: Any) -> TensorSpec:
+def _spec(port: Any, known: tuple[TensorSpec, ...]) -> TensorSpec:
+    kind = port.get_element_type()
+    dtype = "str" if kind.to_string() == "string" else str(kind.to_dtype())
     shape = tuple("?" if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
-    return TensorSpec(_name(port), port.get_element_type().to_string().replace("boolean", "bool"), shape)
+    return TensorSpec(_name(port, known), dtype, shape)
 
 
-def _name(port: Any) -> str:
-    # A port may carry several names; the first in sorted order is stable over runs.
-    return sorted(port.get_names())[0] if port.get_names() else ""
+def _name(port: Any, known: tuple[TensorSpec, ...]) -> str:
+    # A port carries the names of every value that it is; the model says which of them is its output.
+    names = port.get_names()
+    wanted = [spec.name for spec in known if spec.name in names]
+    return wanted[0] if wanted else min(names, default="")
 
 
 def _reason(error: Exception) -> str:
