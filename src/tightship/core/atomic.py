@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tightship.errors import OutputError
 
-__all__ = ["replace_folder", "sweep", "write_bytes", "write_text", "writing"]
+__all__ = ["check_writable", "replace_folder", "sweep", "write_bytes", "write_text", "writing"]
 
 _TEMPORARY = re.compile(r"^\.tmp-(\d+)-")
 
@@ -26,11 +26,7 @@ def writing(path: Path) -> Iterator[Path]:
 
     Raises `OutputError` where the place cannot be written or the disk is full; the temporary is removed.
     """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        holder = Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=path.parent))
-    except OSError as error:
-        raise OutputError(f"cannot write to {path.parent}: {error.strerror}; choose another place") from error
+    holder = _temporary_beside(path)
     try:
         temporary = holder / path.name
         yield temporary
@@ -54,16 +50,23 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def check_writable(path: Path, ours: frozenset[str] | None) -> None:
+    """Raise `OutputError` where `path` could not be written later: a folder of names in `ours`, or a file (None)."""
+    if ours is not None:
+        _refuse_strangers(path, ours)
+    elif path.is_dir():
+        raise OutputError(f"{path} is a folder; the output is to be a file there")
+    holder = _temporary_beside(path)
+    holder.rmdir()
+
+
 @contextmanager
 def replace_folder(path: Path, ours: frozenset[str]) -> Iterator[Path]:
     """Give a temporary folder to fill; it takes the place of `path` when the block ends.
 
     An existing `path` is replaced only if all it holds are names in `ours`, so that no stranger's file is lost.
     """
-    strangers = sorted(child.name for child in path.iterdir() if child.name not in ours) if path.is_dir() else []
-    if strangers or (path.exists() and not path.is_dir()):
-        found = f"files that are not ours: {', '.join(strangers[:3])}" if strangers else "a file"
-        raise OutputError(f"{path} holds {found}; choose an empty or new folder for the output")
+    _refuse_strangers(path, ours)
     with writing(path) as temporary:
         temporary.mkdir()
         yield temporary
@@ -83,6 +86,21 @@ def sweep(folder: Path) -> int:
     for child in stale:
         shutil.rmtree(child, ignore_errors=True)
     return len(stale)
+
+
+def _temporary_beside(path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f".tmp-{os.getpid()}-", dir=path.parent))
+    except OSError as error:
+        raise OutputError(f"cannot write to {path.parent}: {error.strerror}; choose another place") from error
+
+
+def _refuse_strangers(path: Path, ours: frozenset[str]) -> None:
+    strangers = sorted(child.name for child in path.iterdir() if child.name not in ours) if path.is_dir() else []
+    if strangers or (path.exists() and not path.is_dir()):
+        found = f"files that are not ours: {', '.join(strangers[:3])}" if strangers else "a file"
+        raise OutputError(f"{path} holds {found}; choose an empty or new folder for the output")
 
 
 def _flush(path: Path) -> None:

@@ -13,9 +13,11 @@ from tightship.core.model import Step
 from tightship.core.target import Target
 from tightship.errors import InvalidModel
 
-__all__ = ["Candidate", "Plan", "Sensitivity", "Status"]
+__all__ = ["SOURCE", "Candidate", "Plan", "Sensitivity", "Status"]
 
 PLAN_VERSION = 1
+SOURCE = "source"
+"""Name of the candidate that is the model as it was given."""
 
 Status = Literal["baseline", "chosen", "accepted", "refused", "undecided", "failed"]
 
@@ -47,7 +49,8 @@ class Sensitivity:
 
 @dataclass(frozen=True)
 class Plan:
-    """What `optimize` returns. `chosen` is the name of the candidate to run; the baseline's name if nothing was better.
+    """What `optimize` returns. `chosen` is the name of the candidate to run; `source` if nothing was better; empty
+    after a dry run. `generated` says that no person supplied the data.
 
     `output` is the path of the model that was written (None for a dry run), `notes` are findings for the reader,
     `command` runs it again.
@@ -68,12 +71,13 @@ class Plan:
     notes: tuple[str, ...] = ()
     command: str = ""
     output: str | None = None
+    generated: bool = False
     version: int = field(default=PLAN_VERSION)
 
     @property
     def baseline(self) -> Candidate:
         """The source as it was given."""
-        return next(entry for entry in self.candidates if entry.status == "baseline" or entry.name == "source")
+        return next(entry for entry in self.candidates if entry.name == SOURCE)
 
     @property
     def best(self) -> Candidate:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from tightship.core.passes import Pass
 from tightship.core.table import Table
+from tightship.passes.int8_dynamic import Int8Dynamic
+from tightship.passes.simplify import Simplify
+from tightship.passes.weight_only import WeightOnly
 
 __all__ = ["PASSES"]
 
-PASSES: Table[type[Pass]] = Table("pass", {})
+PASSES: Table[type[Pass]] = Table(
+    "pass",
+    {
+        Simplify.name: Simplify,
+        Int8Dynamic.name: Int8Dynamic,
+        WeightOnly.name: WeightOnly,
+    },
+)

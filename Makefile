@@ -1,0 +1,50 @@
+# What a person runs, and what CI runs: the same commands. PYTHON chooses the interpreter that makes the environment.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test test-slow check bench docs clean
+
+help:            ## list the targets
+	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
+
+$(VENV)/.demo: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[demo]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	@touch $@
+
+demo: $(VENV)/.demo  ## train a small network on real data and optimize it; ends with demo/report.html
+	$(BIN)/python examples/digits.py build/digits
+	$(BIN)/tightship optimize build/digits/digits.onnx --data build/digits/held_out.npz --max-drop 0.01 -o demo
+	@echo "The report: demo/report.html"
+
+test: $(VENV)/.dev  ## run the tests
+	$(BIN)/python -m pytest -m 'not slow' -n 2
+
+test-slow: $(VENV)/.dev  ## run the long checks too
+	$(BIN)/python -m pytest -m slow
+
+check: $(VENV)/.dev  ## lint, formatting, types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/.bench  ## run every benchmark; results lie in benchmarks/results
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
+	$(BIN)/python docs/generate.py
+
+clean:           ## remove what the targets made, the environment included
+	rm -rf $(VENV) build demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,21 @@
+"""The verbs, in the order a person meets them. The command line is a thin skin over these functions.
+
+inspect   what is in a model, and what looks risky
+check     do two models compute the same
+bench     which of several models and engines is fastest here
+compress  apply one recipe, nothing decided
+optimize  search for the smallest or fastest model within a budget, with the evidence
+doctor    what this machine has and can do
+"""
+
+from __future__ import annotations
+
+from tightship.api.bench import BenchRow, bench
+from tightship.api.check import check
+from tightship.api.compress import compress
+from tightship.api.inspect import inspect
+from tightship.api.optimize import optimize
+from tightship.api.options import Options
+from tightship.measure.doctor import examine as doctor
+
+__all__ = ["BenchRow", "Options", "bench", "check", "compress", "doctor", "inspect", "optimize"]

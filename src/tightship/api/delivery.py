@@ -1,0 +1,89 @@
+"""What `optimize` leaves behind: the model, `plan.json`, `recipe.toml` and `report.html`, all whole or none."""
+
+from __future__ import annotations
+
+import shutil
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from tightship import formats, report
+from tightship.core import atomic
+from tightship.core.plan import Plan
+from tightship.core.recipe import Recipe
+from tightship.search.trial import Trial
+from tightship.search.workshop import Workshop
+
+__all__ = ["Place", "deliver", "place"]
+
+OURS = frozenset({"model.onnx", "model.onnx.data", "model.pt2", "plan.json", "recipe.toml", "report.html"})
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the output goes: a folder with fixed names, or one `.onnx` file with the others beside it."""
+
+    path: Path
+    is_file: bool
+
+    @property
+    def report(self) -> Path:
+        """The HTML report."""
+        return self.path.with_suffix(".report.html") if self.is_file else self.path / "report.html"
+
+
+def place(output: Path | str | None) -> Place | None:
+    """Check that the output can be written, before hours of work. Raises `OutputError`."""
+    if output is None:
+        return None
+    path = Path(output)
+    chosen = Place(path, path.suffix.lower() == ".onnx")
+    atomic.check_writable(path, None if chosen.is_file else OURS)
+    return chosen
+
+
+def deliver(where: Place, plan: Plan, chosen: Trial, workshop: Workshop, with_model: bool) -> Plan:
+    """Write everything and return the plan with the path of the model in it."""
+    recipe = Recipe(chosen.proposal.recipe.passes, chosen.proposal.target).to_toml()
+    if where.is_file:
+        return _deliver_file(where, plan, recipe, chosen, workshop, with_model)
+    name = _model_name(chosen)
+    plan = replace(plan, output=str(where.path / name) if with_model else None)
+    with atomic.replace_folder(where.path, OURS) as folder:
+        if with_model:
+            _write_model(chosen, workshop, folder / name)
+        for file, text in _documents(plan, recipe).items():
+            (folder / file).write_text(text, encoding="utf-8")
+    return plan
+
+
+def _deliver_file(where: Place, plan: Plan, recipe: str, chosen: Trial, workshop: Workshop, with_model: bool) -> Plan:
+    plan = replace(plan, output=str(where.path) if with_model else None)
+    with ExitStack() as stack:
+        for file, text in _documents(plan, recipe).items():
+            beside = where.path.with_suffix(f".{file}")
+            stack.enter_context(atomic.writing(beside)).write_text(text, encoding="utf-8")
+        if with_model:
+            _write_model(chosen, workshop, where.path)
+    return plan
+
+
+def _documents(plan: Plan, recipe: str) -> dict[str, str]:
+    return {"plan.json": plan.to_json(), "recipe.toml": recipe, "report.html": report.render(plan)}
+
+
+def _model_name(chosen: Trial) -> str:
+    return "model.pt2" if chosen.proposal.target.engine == "torch" else "model.onnx"
+
+
+def _write_model(chosen: Trial, workshop: Workshop, path: Path) -> None:
+    if chosen.proposal.target.engine == "torch" and path.suffix == ".pt2":
+        formats.write(workshop.source.model, path)
+        return
+    file = chosen.built.path if chosen.built is not None else workshop.graph
+    artifact = formats.recognise(str(file))
+    if artifact.companions:
+        formats.write(formats.read(artifact), path)
+    else:
+        with atomic.writing(path) as temporary:
+            shutil.copyfile(file, temporary)

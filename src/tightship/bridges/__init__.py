@@ -1,0 +1,47 @@
+"""The table of bridges between the forms of a model. Adding a bridge is one file here and its row.
+
+`route` is the only one that knows chains: no pass and no format converts by itself.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+
+from tightship.bridges.torch_to_onnx import torch_to_onnx
+from tightship.core.model import Form, Model
+from tightship.core.progress import SILENT, Progress
+from tightship.errors import UnsupportedError
+
+__all__ = ["BRIDGES", "Bridge", "chain", "route", "torch_to_onnx"]
+
+Bridge = Callable[[Model, Progress], Model]
+"""Converts a model of one form into another form; it stays as it was."""
+
+BRIDGES: Mapping[tuple[Form, Form], Bridge] = {("module", "graph"): torch_to_onnx}
+
+
+def route(model: Model, form: Form, progress: Progress = SILENT) -> Model:
+    """Return `model` in `form`, over the fewest bridges; a model that has the form is returned as it is.
+
+    Raises `UnsupportedError` where no chain of bridges leads there, and what the bridges raise.
+    """
+    for bridge in chain(model.form, form, BRIDGES):
+        model = bridge(model, progress)
+    return model
+
+
+def chain(start: Form, end: Form, bridges: Mapping[tuple[Form, Form], Bridge]) -> tuple[Bridge, ...]:
+    """Return the shortest chain of bridges from one form to another. Raises `UnsupportedError` where there is none."""
+    chains: dict[Form, tuple[Bridge, ...]] = {start: ()}
+    pending = deque([start])
+    while pending and end not in chains:
+        here = pending.popleft()
+        for (source, target), bridge in bridges.items():
+            if source == here and target not in chains:
+                chains[target] = (*chains[here], bridge)
+                pending.append(target)
+    if end not in chains:
+        known = ", ".join(f"{source} to {target}" for source, target in bridges)
+        raise UnsupportedError(f"no bridge leads from a {start} to a {end}; there are: {known}")
+    return chains[end]

@@ -1,0 +1,49 @@
+"""`tightship check`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from tightship.cli import output
+from tightship.cli.progress import progress_bars
+from tightship.errors import ParityError
+
+__all__ = ["command"]
+
+
+@click.command("check")
+@click.argument("first")
+@click.argument("second")
+@output.data_option
+@click.option("--weights", type=click.Path(path_type=Path), help="State dict for FIRST where it is a function.")
+@click.option("--weights-second", type=click.Path(path_type=Path), help="State dict for SECOND.")
+@click.option("--rtol", default=1e-3, show_default=True, help="Relative to how an output varies between inputs.")
+@click.option("--atol", default=1e-5, show_default=True, help="Absolute, in the output's units.")
+@output.json_option
+def command(
+    first: str,
+    second: str,
+    data: str | None,
+    weights: Path | None,
+    weights_second: Path | None,
+    rtol: float,
+    atol: float,
+    as_json: bool,
+) -> int:
+    """Run FIRST and SECOND on the same inputs and say whether they compute the same; if not, which operator differs.
+
+    Ends with 7 where they differ.
+
+    \b
+    tightship check model.onnx out/model.onnx
+    tightship check nets:resnet model.onnx --weights resnet.safetensors --data some.npz
+    """
+    from tightship import api
+    from tightship.cli import show
+
+    with progress_bars(quiet=as_json) as progress:
+        verdict = api.check(first, second, data, (weights, weights_second), rtol, atol, progress)
+    output.answer(verdict, as_json, lambda: show.verdict(verdict))
+    return 0 if verdict.agreement.agrees else ParityError.exit_code

@@ -1,0 +1,197 @@
+"""What graph passes share: a copy that may be edited, its constants, its names, and replacing one operator.
+
+The copy shares nothing with the source but the weights' bytes, which are never written to.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tightship.core.graph import operator_name
+from tightship.core.model import Model
+from tightship.core.passes import Operator
+from tightship.errors import InvalidModel, nearest
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = [
+    "add_constant",
+    "all_values",
+    "constant",
+    "drop_unused",
+    "editable",
+    "known_constant",
+    "name_everything",
+    "quiet_libraries",
+    "refuse_nan",
+    "replace",
+    "unknown_exclusions",
+    "weight_array",
+]
+
+_IR_VERSION_OF_FREE_INITIALIZERS = 4
+
+
+def editable(model: Model) -> onnx_ir.Model:
+    """Return a deep copy of a graph whose initializers are constants: none of them is also an input."""
+    from onnx_ir.passes.common import RemoveInitializersFromInputsPass
+
+    graph = model.graph.clone(deep_copy=True)
+    for value in all_values(graph):
+        # onnx_ir's clone shares type objects and its shape inference writes into them: the source would change too.
+        value.type = copy.deepcopy(value.type)
+        _own_tensor(value.producer())
+    RemoveInitializersFromInputsPass()(graph)
+    graph.ir_version = max(graph.ir_version, _IR_VERSION_OF_FREE_INITIALIZERS)
+    return graph
+
+
+def all_values(graph: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
+    """Yield the inputs, initializers and operator outputs of the graph and its subgraphs."""
+    for subgraph in graph.graphs():
+        yield from subgraph.inputs
+        yield from subgraph.initializers.values()
+        for node in subgraph:
+            yield from node.outputs
+
+
+def constant(value: onnx_ir.Value | None) -> onnx_ir.TensorProtocol | None:
+    """Return the tensor of an initializer or of a Constant operator's output, None for anything else."""
+    import onnx_ir
+
+    if value is None or value.is_graph_input():
+        return None
+    return onnx_ir.convenience.get_const_tensor(value)
+
+
+def known_constant(value: onnx_ir.Value) -> onnx_ir.TensorProtocol:
+    """Return the tensor of a value that was found to be a constant before."""
+    tensor = constant(value)
+    if tensor is None:
+        raise InvalidModel(f"tensor {value.name!r}: expected a constant, found a computed value")
+    return tensor
+
+
+def weight_array(value: onnx_ir.Value) -> np.ndarray:
+    """Read a constant as an array in its own type. Raises `InvalidModel` where it holds NaN or infinity."""
+    array: np.ndarray = known_constant(value).numpy()
+    if array.size and not (np.isfinite(array.min()) and np.isfinite(array.max())):
+        raise InvalidModel(
+            f"weight {value.name!r}: expected finite numbers, found NaN or infinity; train or export the model again"
+        )
+    return array
+
+
+def refuse_nan(graph: onnx_ir.Model) -> None:
+    """Raise `InvalidModel` naming the first initializer that holds NaN (infinity may be meant: attention masks)."""
+    for subgraph in graph.graphs():
+        for value in subgraph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or not tensor.dtype.is_floating_point() or not tensor.size:
+                continue
+            # The minimum is NaN if any element is, and needs no memory of the tensor's size.
+            if np.isnan(tensor.numpy().min()):
+                raise InvalidModel(
+                    f"weight {value.name!r}: expected numbers, found NaN; train or export the model again"
+                )
+
+
+def add_constant(graph: onnx_ir.Model, name: str, array: np.ndarray) -> onnx_ir.Value:
+    """Add an initializer called `name`, or `name` with a number behind it where that is taken; return its value."""
+    import onnx_ir
+
+    taken, free, count = graph.graph.initializers, name, 0
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    tensor = onnx_ir.tensor(array, name=free)
+    value = onnx_ir.Value(name=free, shape=tensor.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.graph.register_initializer(value)
+    return value
+
+
+def replace(node: onnx_ir.Node, new: Sequence[onnx_ir.Node], outputs: Sequence[onnx_ir.Value]) -> None:
+    """Put `new` in the place of `node`, `outputs` in the place of its outputs; drop constants nobody reads any more."""
+    import onnx_ir
+
+    read = [value for value in node.inputs if value is not None]
+    old = node.outputs[: len(outputs)]
+    onnx_ir.convenience.replace_nodes_and_values(node.graph, node, [node], new, old, outputs)
+    for value in read:
+        drop_unused(value)
+
+
+def drop_unused(value: onnx_ir.Value) -> None:
+    """Remove an initializer, or the operators that compute a value from constants only, if nothing reads it."""
+    if value.uses() or value.is_graph_output() or value.is_graph_input():
+        return
+    node = value.producer()
+    if node is None:
+        if value.is_initializer():
+            value.graph.initializers.pop(value.name)
+        return
+    if node.op_type in {"Constant", "Transpose"} and node.domain == "":
+        read = [source for source in node.inputs if source is not None]
+        node.graph.remove(node, safe=True)
+        for source in read:
+            drop_unused(source)
+
+
+def name_everything(graph: onnx_ir.Model) -> None:
+    """Give every operator and value a unique name; an operator without one gets that of its first output."""
+    from onnx_ir.passes.common import NameFixPass
+
+    NameFixPass(_Names())(graph)
+
+
+def unknown_exclusions(exclude: Iterable[str], operators: Sequence[Operator]) -> tuple[str, ...]:
+    """Return one note per excluded name that no quantizable operator has."""
+    known = {operator.name for operator in operators}
+    return tuple(
+        f"exclude {name!r}: no operator of this name would be changed{nearest(name, known)}"
+        for name in exclude
+        if name not in known
+    )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what onnx_ir and onnxscript log away from the user; what matters of it is told by notes and errors."""
+    logs = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
+
+
+def _own_tensor(node: onnx_ir.Node | None) -> None:
+    """Give a Constant operator a tensor of its own around the same bytes: lifting it to an initializer renames it."""
+    import onnx_ir
+
+    if node is None or node.op_type != "Constant" or "value" not in node.attributes:
+        return
+    shared = node.attributes["value"].as_tensor()
+    if shared.dtype == onnx_ir.DataType.STRING:
+        own = onnx_ir.StringTensor(shared.string_data(), shape=shared.shape, name=shared.name)
+    else:
+        own = onnx_ir.Tensor(shared.numpy(), dtype=shared.dtype, shape=shared.shape, name=shared.name)
+    node.attributes["value"] = onnx_ir.AttrTensor("value", own)
+
+
+class _Names:
+    def generate_node_name(self, node: Any) -> str:
+        return operator_name(node)
+
+    def generate_value_name(self, value: Any) -> str:
+        return value.name or "value"

@@ -1,0 +1,156 @@
+"""The arithmetic of affine 8-bit quantization: scales, zero points and the integers themselves.
+
+`real = scale * (integer - zero_point)`, as ONNX DequantizeLinear defines it. Symmetric means zero_point 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from tightship.errors import InvalidModel, UsageError
+
+__all__ = [
+    "SMALLEST_SCALE",
+    "Affine",
+    "IntegerType",
+    "QuantizedTensor",
+    "affine_of_range",
+    "bias_floor",
+    "fast_weight_bits",
+    "quantize",
+    "quantize_bias",
+    "quantize_weight",
+    "symmetric_of_range",
+]
+
+IntegerType = Literal["uint8", "int8"]
+
+SMALLEST_SCALE = 2.0**-63
+"""No scale is smaller: the product of two, the scale of a bias, is then still a normal float32."""
+
+_BIAS_LIMIT = 2.0**30
+"""Largest integer of a bias: half of int32, so that the accumulator that starts from it has room."""
+
+_WITHOUT_SATURATION = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"}
+
+
+@dataclass(frozen=True)
+class Affine:
+    """Scale (float32) and zero point (the integer type), both of shape `[]` or, per channel, `[channels]`."""
+
+    scale: np.ndarray
+    zero_point: np.ndarray
+
+
+@dataclass(frozen=True)
+class QuantizedTensor:
+    """Integers of the tensor's own shape, and how they are to be read along `axis` (None: one scale for all)."""
+
+    values: np.ndarray
+    affine: Affine
+    axis: int | None
+
+    def dequantize(self) -> np.ndarray:
+        """Return the float32 values that the integers stand for."""
+        scale = _along(self.affine.scale, self.axis, self.values.ndim)
+        zero_point = _along(self.affine.zero_point, self.axis, self.values.ndim)
+        difference: np.ndarray = self.values.astype(np.float32) - zero_point.astype(np.float32)
+        return difference * scale
+
+
+def fast_weight_bits(processor_features: Collection[str]) -> int:
+    """Return the weight bits that the int8 kernels of this processor add up without saturating: 7 or 8.
+
+    AVX2 and AVX-512 without VNNI add two u8*s8 products in 16 bits (vpmaddubsw): 2*255*127 does not fit, 2*255*63 does.
+    Without any feature known (not Linux) 8 is returned.
+    """
+    x86_without_vnni = "avx2" in processor_features and not _WITHOUT_SATURATION & set(processor_features)
+    return 7 if x86_without_vnni else 8
+
+
+def affine_of_range(low: float, high: float, dtype: IntegerType) -> Affine:
+    """Spread the 256 integers over `[low, high]`, widened to hold zero, which is then represented exactly."""
+    low, high = min(low, 0.0), max(high, 0.0)
+    limits = np.iinfo(dtype)
+    scale = np.float32(max((high - low) / (limits.max - limits.min), SMALLEST_SCALE))
+    zero_point = np.clip(round(limits.min - low / float(scale)), limits.min, limits.max)
+    return Affine(np.array(scale), np.array(zero_point, dtype=dtype))
+
+
+def symmetric_of_range(low: float, high: float, bits: int = 8) -> Affine:
+    """Spread the `2**bits - 1` integers around zero over `[-m, m]`, m the larger of |low| and |high|."""
+    scale = max(abs(low), abs(high)) / _largest(bits)
+    return Affine(np.array(max(scale, SMALLEST_SCALE), dtype=np.float32), np.array(0, dtype=np.int8))
+
+
+def quantize(values: np.ndarray, affine: Affine, axis: int | None = None) -> np.ndarray:
+    """Return the integers nearest to `values` (halves to even, as ONNX has it), saturated to the zero point's type."""
+    limits = np.iinfo(affine.zero_point.dtype)
+    scaled = values / _along(affine.scale, axis, values.ndim)
+    np.rint(scaled, out=scaled)
+    if affine.zero_point.any():
+        scaled += _along(affine.zero_point, axis, values.ndim)
+    np.clip(scaled, limits.min, limits.max, out=scaled)
+    return scaled.astype(affine.zero_point.dtype)
+
+
+def quantize_weight(
+    weight: np.ndarray, axis: int | None, bits: int = 8, floor: np.ndarray | float = 0.0, name: str = ""
+) -> QuantizedTensor:
+    """Quantize a float weight symmetrically to int8, each slice along `axis` with its own scale (None: one for all).
+
+    `bits` below 8 uses fewer of the integers. `floor` (scalar or `[channels]`) is the least scale, see `bias_floor`.
+    Raises `InvalidModel` that names the weight where it holds NaN or infinity.
+    """
+    peak = _peak(weight, axis)
+    if not np.isfinite(peak).all():
+        raise InvalidModel(
+            f"weight {name!r} holds NaN or infinite values; expected finite numbers, retrain or repair it"
+        )
+    scale = np.maximum(peak / _largest(bits), np.maximum(floor, SMALLEST_SCALE)).astype(np.float32)
+    affine = Affine(scale, np.zeros(scale.shape, dtype=np.int8))
+    return QuantizedTensor(quantize(weight.astype(np.float32, copy=False), affine, axis), affine, axis)
+
+
+def bias_floor(bias: np.ndarray, input_scale: np.ndarray) -> np.ndarray:
+    """Return the least weight scale, `[channels]`, at which the bias still fits int32 at scale input * weight.
+
+    Without it a channel of (nearly) zero weights would lose its bias.
+    """
+    floor: np.ndarray = np.abs(bias).astype(np.float64) / (_BIAS_LIMIT * float(input_scale))
+    return floor
+
+
+def quantize_bias(bias: np.ndarray, input_scale: np.ndarray, weight_scale: np.ndarray) -> QuantizedTensor:
+    """Quantize a bias `[channels]` to int32 at the scale of the accumulator it is added to: input * weight."""
+    scale = (input_scale * weight_scale).astype(np.float32)
+    limits = np.iinfo(np.int32)
+    values = np.clip(np.rint(bias / scale.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+    return QuantizedTensor(values, Affine(scale, np.zeros(scale.shape, dtype=np.int32)), 0 if scale.ndim else None)
+
+
+def _largest(bits: int) -> int:
+    if not 2 <= bits <= 8:
+        raise UsageError(f"weights are quantized to 2 to 8 bits here, found {bits}")
+    return int(2 ** (bits - 1) - 1)
+
+
+def _peak(weight: np.ndarray, axis: int | None) -> np.ndarray:
+    # max(|w|) without a temporary as large as the weight; np.max and np.min carry NaN along.
+    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
+    if weight.size == 0:
+        return np.zeros(() if axis is None else weight.shape[axis])
+    return np.maximum(weight.max(axis=others), -weight.min(axis=others)).astype(np.float64)
+
+
+def _along(parameter: np.ndarray, axis: int | None, rank: int) -> np.ndarray:
+    if axis is None or parameter.ndim == 0:
+        return parameter
+    shape = [1] * rank
+    shape[axis] = math.prod(parameter.shape)
+    return parameter.reshape(shape)

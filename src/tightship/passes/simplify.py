@@ -1,0 +1,150 @@
+"""The same function in fewer operators: what is known beforehand is computed beforehand, what nobody reads goes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from tightship.core.dataset import Dataset
+from tightship.core.graph import graph_specs
+from tightship.core.model import Form, Model
+from tightship.core.passes import DataNeed, Pass, PassResult
+from tightship.core.progress import SILENT, Progress
+from tightship.errors import InvalidModel
+from tightship.passes.editing import editable, name_everything, quiet_libraries, refuse_nan
+from tightship.passes.folding import MOST_NEW_ELEMENTS, FoldBudget
+from tightship.passes.upgrade import upgraded
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["Simplify"]
+
+_MOST_ROUNDS = 4
+"""Folding makes new rewrites possible and the other way round; networks seen so far settle in two rounds."""
+
+_BIG_BYTES = 1024
+
+
+@dataclass(frozen=True)
+class Simplify(Pass):
+    """Fold constants, merge operators and drop what is never read; outputs stay the same.
+
+    BatchNormalization and Pad go into the convolution before or after them, chains of slices, casts, transposes and
+    clips into one, functions into the graph that calls them. Every operator gets a unique name, shapes are inferred
+    afresh, initializers stop being inputs, and models below opset 13 are brought to 17 where that is exact. Folding
+    never makes the model larger by more than a few kilobytes. Needs no data.
+    """
+
+    name: ClassVar[str] = "simplify"
+    form: ClassVar[Form] = "graph"
+    data: ClassVar[DataNeed] = "none"
+    lossless: ClassVar[bool] = True
+
+    def apply(self, model: Model, data: Dataset | None = None, progress: Progress = SILENT) -> PassResult:
+        refuse_nan(model.graph)
+        graph, notes = upgraded(editable(model))
+        simple, more_notes = _simplified(graph)
+        notes += more_notes
+        if _outline(simple) == _outline(model.graph):
+            return PassResult(model, False, notes)
+        return PassResult(model.after(self.step, simple), True, notes)
+
+
+def _simplified(graph: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
+    """Return a simplified copy; where onnxscript fails on the model, one by the safe rewrites of onnx_ir alone."""
+    reason = ""
+    for rewrites in (_all_rewrites, _safe_rewrites):
+        simple = graph.clone(deep_copy=True)
+        try:
+            with quiet_libraries():
+                _clean(simple)
+                rewrites(simple)
+                _clean(simple)
+            _keep_interface(graph, simple)
+        except Exception as error:  # rewriters of other libraries raise many types
+            reason = reason or str(error).partition("\n")[0]
+            continue
+        notes = (f"only dead and repeated code was removed, since onnxscript failed: {reason}",) if reason else ()
+        return simple, notes
+    raise InvalidModel(f"the graph cannot be simplified, so something in it is malformed: {reason}")
+
+
+def _all_rewrites(graph: onnx_ir.Model) -> None:
+    from onnx_ir.passes import common
+    from onnxscript import optimizer, rewriter
+
+    common.InlinePass()(graph)
+    budget = FoldBudget()
+    outline: object = None
+    for _ in range(_MOST_ROUNDS):
+        optimizer.fold_constants_ir(
+            graph,
+            onnx_shape_inference=True,
+            output_size_limit=MOST_NEW_ELEMENTS,
+            should_fold=budget.should_fold,
+        )
+        rewriter.rewrite(graph)
+        before, outline = outline, _outline(graph)
+        if outline == before:
+            break
+    _safe_rewrites(graph)
+
+
+def _safe_rewrites(graph: onnx_ir.Model) -> None:
+    from onnx_ir.passes import common
+
+    steps: tuple[Callable[[onnx_ir.Model], object], ...] = (
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedFunctionsPass(),
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.LiftSubgraphInitializersToMainGraphPass(),
+        common.DeduplicateInitializersPass(),
+        common.CommonSubexpressionEliminationPass(),
+        common.RemoveUnusedNodesPass(),
+        common.RemoveUnusedOpsetsPass(),
+        common.OutputFixPass(),
+    )
+    for step in steps:
+        step(graph)
+
+
+def _clean(graph: onnx_ir.Model) -> None:
+    """Forget shapes that exporters left behind and infer them afresh; name everything; drop notes of exporters."""
+    from onnx_ir.passes import common
+
+    for subgraph in graph.graphs():
+        outputs = set(subgraph.outputs)
+        for node in subgraph:
+            for value in node.outputs:
+                value.metadata_props.clear()
+                if value not in outputs:
+                    value.shape = None
+    common.ClearMetadataAndDocStringPass()(graph)
+    name_everything(graph)
+    common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
+
+
+def _keep_interface(before: onnx_ir.Model, after: onnx_ir.Model) -> None:
+    """Give outputs the shapes they were declared with, which inference may have narrowed; refuse any other change."""
+    for declared, value in zip(before.graph.outputs, after.graph.outputs, strict=True):
+        value.shape = None if declared.shape is None else declared.shape.copy()
+    wanted, found = graph_specs(before), graph_specs(after)
+    if wanted != found:
+        raise InvalidModel(f"inputs and outputs became {found}, expected {wanted}")
+
+
+def _outline(graph: onnx_ir.Model) -> tuple[bytes, dict[str, int]]:
+    """What tells two versions of a graph apart without reading weights: passes replace big tensors, never edit them."""
+    import onnx_ir
+
+    small = graph.clone()
+    big = {
+        name: id(value.const_value)
+        for name, value in list(small.graph.initializers.items())
+        if value.const_value is not None and value.const_value.nbytes > _BIG_BYTES
+    }
+    for name in big:
+        small.graph.initializers.pop(name)
+    return onnx_ir.to_proto(small).SerializeToString(deterministic=True), big

@@ -1,0 +1,164 @@
+"""A plan in sentences: the headline, the numbers before and after, and what was tested."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tightship.core.measurement import Measurement
+from tightship.core.plan import Plan, Status
+from tightship.report import words
+
+__all__ = ["STATUSES", "Card", "cards", "conditions", "counts", "fidelity", "grounds", "headline"]
+
+STATUSES: tuple[Status, ...] = ("baseline", "chosen", "accepted", "refused", "undecided", "failed")
+"""Every verdict, in the order of legends."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One number before and after, and what the change comes to."""
+
+    title: str
+    before: str
+    after: str
+    change: str
+    detail: str = ""
+
+
+def headline(plan: Plan) -> str:
+    """Say in one sentence what came of the search."""
+    if plan.best is plan.baseline:
+        return f"Nothing was better than the source: {counts(plan) or 'nothing else was tried'}"
+    before, after = plan.baseline.measurement, plan.best.measurement
+    if before is None or after is None:
+        return f"{plan.best.name} was chosen; what it gains was not measured"
+    speed = words.speed_words(after.ratio) if after.ratio else ""
+    size = words.smaller(before.size_bytes, after.size_bytes)
+    sentence = ", ".join(part for part in (speed, size, _quality_words(plan.metric, before, after)) if part)
+    return sentence[0].upper() + sentence[1:]
+
+
+def counts(plan: Plan) -> str:
+    """Say how many candidates met which verdict, the source left out: `4 refused, 1 failed`."""
+    others = [entry.status for entry in plan.candidates if entry is not plan.baseline]
+    return ", ".join(f"{others.count(status)} {status}" for status in STATUSES if status in others)
+
+
+def grounds(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Return each distinct reason with the names of the candidates it was given for, the source left out."""
+    named: dict[str, list[str]] = {}
+    for entry in plan.candidates:
+        if entry is not plan.baseline:
+            named.setdefault(entry.reason, []).append(entry.name)
+    return tuple((reason, ", ".join(names)) for reason, names in named.items())
+
+
+def cards(plan: Plan) -> tuple[Card, ...]:
+    """Return size, latency, quality and peak memory, before and after."""
+    before, after = plan.baseline.measurement, plan.best.measurement
+    if before is None or after is None:
+        return ()
+    return (_size_card(before, after), _latency_card(before, after), _quality_card(plan, before, after)) + (
+        (_memory_card(before, after),) if after.peak_memory_bytes or before.peak_memory_bytes else ()
+    )
+
+
+def fidelity(plan: Plan) -> str:
+    """Say plainly where nearness to the source was judged in place of accuracy; empty where labels were there."""
+    if is_generated(plan):
+        return (
+            "No data was given: inputs were generated, so fidelity to the source model takes the place of accuracy. "
+            "The numbers say how near the outputs stay to the source's on such inputs, not how often they are right."
+        )
+    if plan.metric in words.FIDELITIES:
+        return (
+            "The data has no labels that were used: fidelity to the source model takes the place of accuracy. "
+            "The numbers say how near the outputs stay to the source's on this data, not how often they are right."
+        )
+    return ""
+
+
+def is_generated(plan: Plan) -> bool:
+    """Whether no person supplied the data."""
+    return "generated" in plan.data
+
+
+def conditions(plan: Plan) -> tuple[tuple[str, str], ...]:
+    """Return what was tested and how, as (term, sentence)."""
+    drops = [entry.measurement.drop for entry in plan.candidates if entry.measurement and entry.measurement.drop]
+    budget = plan.budget
+    limits = [
+        f"latency at most {words.ms_text(budget.max_latency_ms)}" if budget.max_latency_ms else "",
+        f"size at most {words.number(budget.max_size_mb)} MB" if budget.max_size_mb else "",
+    ]
+    return (
+        ("Goal", ", ".join(["as fast as possible" if budget.goal == "latency" else "as small as possible"]
+                           + [limit for limit in limits if limit])),
+        ("Data", plan.data),
+        ("Metric", f"{plan.metric}; a drop of {_with_unit(plan.metric, budget.max_drop)} is allowed"),
+        ("Items that decided", f"{plan.n_decision:,}".replace(",", " ")),
+        ("Items that calibrated", f"{plan.n_calibration:,}".replace(",", " ") + "; none of them decided"),
+        ("Confidence", _confidence(plan, len(drops))),
+        ("Test", "; ".join(sorted({drop.method for drop in drops})) or "no candidate came to the quality test"),
+        ("Seed", str(plan.seed)),
+    )  # fmt: skip
+
+
+def _confidence(plan: Plan, n_tested: int) -> str:
+    level = words.percent(plan.budget.confidence)
+    if n_tested < 2:
+        return f"{level}, one-sided"
+    return f"{level} over all {n_tested} candidates tested together: each one's bound is corrected for the others"
+
+
+def _size_card(before: Measurement, after: Measurement) -> Card:
+    sizes = before.size_bytes, after.size_bytes
+    return Card("Size", words.bytes_text(sizes[0]), words.bytes_text(sizes[1]), words.smaller(*sizes))
+
+
+def _latency_card(before: Measurement, after: Measurement) -> Card:
+    times = [words.ms_text(entry.latency.median_ms if entry.latency else None) for entry in (before, after)]
+    ratio = after.ratio
+    if ratio is None:
+        return Card("Latency", times[0], times[1], "")
+    detail = f"{words.percent(ratio.confidence)} interval {words.speed_interval(ratio)}, {ratio.n_pairs} pairs"
+    return Card("Latency", times[0], times[1], words.speed_words(ratio), detail)
+
+
+def _quality_card(plan: Plan, before: Measurement, after: Measurement) -> Card:
+    values = [words.quality_text(entry.quality, 2) for entry in (before, after)]
+    change = _change(plan.metric, after)
+    detail = ""
+    if after.quality:
+        detail = f"{words.percent(after.quality.confidence)} interval {words.quality_interval(after.quality)}"
+    return Card(plan.metric[:1].upper() + plan.metric[1:], values[0], values[1], change, detail)
+
+
+def _memory_card(before: Measurement, after: Measurement) -> Card:
+    peaks = before.peak_memory_bytes, after.peak_memory_bytes
+    change = words.smaller(peaks[0], peaks[1]) if peaks[0] and peaks[1] else ""
+    return Card("Peak memory", words.bytes_text(peaks[0]), words.bytes_text(peaks[1]), change)
+
+
+def _quality_words(metric: str, before: Measurement, after: Measurement) -> str:
+    values = [words.quality_text(entry.quality) for entry in (before, after)]
+    change = _change(metric, after)
+    if words.DASH in values:
+        return change
+    return f"{metric} {values[0]} → {values[1]}" + (f" ({change})" if change else "")
+
+
+def _change(metric: str, after: Measurement) -> str:
+    """Say what the change cost: the bound of its drop or, of a lossless candidate, how near its outputs are."""
+    if after.drop is not None:
+        level = words.percent(after.drop.confidence)
+        if after.drop.upper <= 0:
+            return f"no drop at {level} confidence"
+        return f"drop at most {_with_unit(metric, after.drop.upper)} at {level} confidence"
+    if after.agreement is not None and after.agreement.agrees:
+        return f"same outputs up to rounding, largest difference {words.number(after.agreement.max_abs, 2)}"
+    return ""
+
+
+def _with_unit(metric: str, drop: float) -> str:
+    return f"{words.bound_text(metric, drop)} {words.unit(metric)}".rstrip()

@@ -1,0 +1,97 @@
+"""Which candidates are worth trying: a table of recipes per engine, cut down to what the model has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from tightship import engines
+from tightship.core import processor
+from tightship.core.model import Model
+from tightship.core.passes import Pass, Quantizer
+from tightship.core.recipe import Recipe
+from tightship.core.target import Target
+from tightship.passes.int8_dynamic import Int8Dynamic
+from tightship.passes.int8_static import Int8Static
+from tightship.passes.simplify import Simplify
+from tightship.passes.weight_only import WeightOnly
+
+__all__ = ["Proposal", "compressed", "free", "targets", "variants"]
+
+SIMPLIFIED = Recipe((Simplify(),))
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """A recipe and the target to run its result on."""
+
+    recipe: Recipe
+    target: Target
+
+    @property
+    def name(self) -> str:
+        """How the plan calls it: `simplify + int8-static @ onnxruntime f32`."""
+        return f"{self.recipe} @ {self.target}"
+
+    @property
+    def lossless(self) -> bool:
+        """Whether outputs should stay the same up to float32 rounding, so that parity decides and not quality."""
+        return self.recipe.lossless and self.target.precision == "f32"
+
+
+def targets(allowed: Sequence[str], threads: int) -> tuple[Target, ...]:
+    """Return one target per engine (of those allowed, empty: all that are installed) and precision it has here."""
+    chosen = [engines.ENGINES[name] for name in allowed] if allowed else list(engines.ENGINES.values())
+    return tuple(
+        Target(engine.name, precision, threads=threads)
+        for engine in chosen
+        if engine.form == "graph" and engine.available
+        for precision in engine.precisions()
+    )
+
+
+def free(wanted: Iterable[Target]) -> tuple[Proposal, ...]:
+    """Candidates that cost no quality to speak of: the simplified graph on every engine and precision."""
+    return tuple(Proposal(SIMPLIFIED, target) for target in wanted)
+
+
+def variants(target: Target, model: Model, threads: int, latency_ms: float) -> tuple[Target, ...]:
+    """Return other settings of the same engine that may be faster.
+
+    One thread where the model is so quick that waking a second costs more than it gives; the plain layout on ONNX
+    Runtime where there are convolutions, since blocking them costs a reorder at each end.
+    """
+    others = []
+    if not threads and processor.n_cores() > 1 and latency_ms < ONE_THREAD_BELOW_MS:
+        others.append(replace(target, threads=1))
+    if target.engine == "onnxruntime" and any(node.op_type == "Conv" for node in model.graph.graph):
+        others.append(replace(target, layout="plain"))
+    return tuple(others)
+
+
+ONE_THREAD_BELOW_MS = 5.0
+
+
+def compressed(model: Model, settings: Sequence[Target], calibrated: bool) -> tuple[Proposal, ...]:
+    """Candidates that trade quality: each engine's recipes that find something to change in `model` (simplified).
+
+    `settings` holds the best target of each engine; `calibrated` says whether there is calibration data.
+    """
+    return tuple(
+        Proposal(Recipe((Simplify(), entry)), target)
+        for target in settings
+        for entry in _recipes(target.engine)
+        if (calibrated or entry.data == "none") and _worthwhile(entry, model)
+    )
+
+
+def _recipes(engine: str) -> tuple[Pass, ...]:
+    static = Int8Static()
+    weights = (WeightOnly(bits=8), WeightOnly(bits=4))
+    if engine == "onnxruntime":
+        return (static, Int8Dynamic(), *weights)
+    return (static, *weights)
+
+
+def _worthwhile(entry: Pass, model: Model) -> bool:
+    return not isinstance(entry, Quantizer) or bool(entry.operators(model))
