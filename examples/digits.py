@@ -1,6 +1,6 @@
 """Train a small convolutional network on scikit-learn's digits and write it as ONNX, with the images it never saw.
 
-    python examples/digits.py FOLDER    ->  FOLDER/digits.onnx, FOLDER/held_out.npz
+python examples/digits.py FOLDER    ->  FOLDER/digits.onnx, FOLDER/held_out.npz
 """
 
 from __future__ import annotations

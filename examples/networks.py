@@ -3,7 +3,7 @@
     tightship optimize examples.networks:resnet50 -o out
 
 A freshly initialised network gives nearly the same output for every input, and then every change to it looks harmless.
-So weights are seeded and scaled, normalization statistics measured on noise, and outputs centred on their mean.
+So weights are seeded and scaled, normalization statistics measured on noise, and outputs centred on their mean there.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch.nn import functional
 
 __all__ = ["bert_base", "lstm", "mobilenet_v3_large", "resnet50", "vit_tiny"]
 
-N_NOISE = 32
+N_NOISE = 8
 """Inputs of noise on which statistics are measured."""
 
 
@@ -59,21 +59,24 @@ def bert_base() -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def settle(module: nn.Module, noise: Tensor) -> nn.Module:
-    """Scale the weights, measure normalization statistics on noise, and centre the output of `module.head`."""
+    """Scale the weights, measure normalization statistics on noise, and standardize what `module.head` gives for it."""
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(layer, nn.BatchNorm2d):
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias, std=0.1)
-            layer.momentum = None  # the mean over all batches seen, not a decaying one
+            layer.momentum = 1  # keep the statistics of the batch as they are
+        elif isinstance(layer, nn.LSTM):
+            for name, weight in layer.named_parameters():
+                if name.startswith("weight"):
+                    nn.init.orthogonal_(weight)
     with torch.no_grad():
-        module.train()
-        for part in noise.split(8):
-            module(part)
-        module.eval()
-        module.head.bias -= torch.cat([module(part) for part in noise.split(8)]).mean(0)
-    return module
+        outputs = module.train()(noise)
+        module.head.weight /= outputs.std(0).mean()
+        module.head.bias -= outputs.mean(0)
+        module.head.bias /= outputs.std(0).mean()
+    return module.eval()
 
 
 def conv(n_in: int, n_out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> Iterator[nn.Module]:
@@ -185,7 +188,7 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.patches(x).flatten(2).transpose(1, 2)
-        x = torch.cat([self.token.expand(len(x), -1, -1), x], 1) + self.positions
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.positions
         return self.head(self.blocks(x)[:, 0])
 
 
@@ -198,7 +201,9 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        query, key, value = self.inputs(self.norm(x)).unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        query, key, value = (
+            self.inputs(self.norm(x)).unflatten(2, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4).unbind()
+        )
         mixed = functional.scaled_dot_product_attention(query, key, value)
         return self.output(mixed.transpose(1, 2).flatten(2))
 

@@ -8,17 +8,17 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Mapping
 
-from tightship.bridges.torch_to_onnx import torch_to_onnx
+from tightship.bridges.torch_to_onnx import to_graph
 from tightship.core.model import Form, Model
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import UnsupportedError
 
-__all__ = ["BRIDGES", "Bridge", "chain", "route", "torch_to_onnx"]
+__all__ = ["BRIDGES", "Bridge", "chain", "route"]
 
 Bridge = Callable[[Model, Progress], Model]
 """Converts a model of one form into another form; it stays as it was."""
 
-BRIDGES: Mapping[tuple[Form, Form], Bridge] = {("module", "graph"): torch_to_onnx}
+BRIDGES: Mapping[tuple[Form, Form], Bridge] = {("module", "graph"): to_graph}
 
 
 def route(model: Model, form: Form, progress: Progress = SILENT) -> Model:

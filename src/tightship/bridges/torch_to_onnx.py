@@ -14,8 +14,9 @@ from tightship.core import extras, graph
 from tightship.core.exported import export, has_batch, quiet_torch
 from tightship.core.model import Model, Step
 from tightship.core.progress import SILENT, Progress
+from tightship.core.session import Arrays
 from tightship.core.target import Target
-from tightship.core.torch_module import BATCH, named_outputs, to_numpy
+from tightship.core.torch_module import BATCH, to_numpy, vary
 from tightship.engines import open_session
 from tightship.errors import EngineError, UnsupportedError, UnsupportedOperators
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import onnx_ir
     import torch
 
-__all__ = ["DEFAULT_OPSET", "torch_to_onnx"]
+__all__ = ["DEFAULT_OPSET", "to_graph"]
 
 DEFAULT_OPSET = 20
 
@@ -34,7 +35,7 @@ _BATCH_TOLERANCE = 1e-3
 """Largest error of a try, relative to the largest output. It tells a wrong batch axis; parity is measured elsewhere."""
 
 
-def torch_to_onnx(model: Model, progress: Progress = SILENT, opset: int = DEFAULT_OPSET) -> Model:
+def to_graph(model: Model, progress: Progress = SILENT, opset: int = DEFAULT_OPSET) -> Model:
     """Convert a module to a graph with the same names of inputs and outputs.
 
     The batch axis is free where the module takes any number of items and the graph gives the same for 1, 2 and 3;
@@ -119,10 +120,11 @@ def _clean(result: onnx_ir.Model) -> None:
     from onnx_ir.passes.common import ClearMetadataAndDocStringPass
 
     ClearMetadataAndDocStringPass()(result)
-    initializers = tuple(result.graph.initializers.values())
-    if any((value.name or "").startswith("module.") for value in initializers):
-        for value in initializers:
-            value.name = (value.name or "").removeprefix("module.")
+    taken = {value.name for node in result.graph for value in node.outputs} | set(result.graph.initializers)
+    for value in tuple(result.graph.initializers.values()):
+        name = (value.name or "").removeprefix("module.")
+        if name not in taken:
+            value.name = name
 
 
 def _name_batch(result: onnx_ir.Model) -> None:
@@ -149,38 +151,27 @@ def _infer_shapes(result: onnx_ir.Model) -> None:
 
 def _batch_fault(model: Model, converted: Model) -> str:
     """Say what is wrong with the free batch axis, or nothing where every try agrees with torch."""
-    import onnx_ir
-    import torch
-
-    with tempfile.TemporaryDirectory() as folder:  # a file, since one message holds no more than 2 GiB
-        path = Path(folder) / "model.onnx"
-        onnx_ir.save(converted.graph, path, external_data="model.data")
-        try:
-            with open_session(path, Target()) as session, torch.inference_mode():
-                for count in _BATCHES:
-                    inputs = _items(model, count)
-                    expected = named_outputs(model.content.module(*inputs))
-                    names = [spec.name for spec in model.inputs]
-                    found = session.run({n: to_numpy(t) for n, t in zip(names, inputs, strict=True)})
-                    for name, tensor in expected.items():
-                        if not _agree(found[name], to_numpy(tensor)):
-                            return f"with {count} items output {name} differs from torch's"
-        except EngineError as error:
-            return str(error)
+    try:
+        with open_session(model, Target("torch")) as module, open_session(converted, Target()) as session:
+            for count in _BATCHES:
+                items = _items(model, count)
+                found, expected = session.run(items), module.run(items)
+                for name, array in expected.items():
+                    if not _agree(found[name], array):
+                        return f"with {count} items output {name} differs from torch's"
+    except EngineError as error:
+        return str(error)
     return ""
 
 
-def _items(model: Model, count: int) -> tuple[torch.Tensor, ...]:
-    """Inputs of `count` items that differ: the example's first item, scaled or, for integers, rolled."""
+def _items(model: Model, count: int) -> Arrays:
+    """Inputs of `count` items that differ from one another."""
     import torch
 
-    def item(tensor: torch.Tensor, index: int) -> torch.Tensor:
-        if tensor.is_floating_point():
-            return tensor[:1] * (1 - 0.1 * index)
-        return torch.roll(tensor[:1], index, -1)
-
-    examples = model.content.example_inputs
-    return tuple(torch.cat([item(tensor, index) for index in range(count)]) for tensor in examples)
+    return {
+        spec.name: to_numpy(torch.cat([vary(tensor[:1], index) for index in range(count)]))
+        for spec, tensor in zip(model.inputs, model.content.example_inputs, strict=True)
+    }
 
 
 def _agree(found: np.ndarray, expected: np.ndarray) -> bool:

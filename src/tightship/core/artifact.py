@@ -34,8 +34,8 @@ class Artifact:
         return sum(path.stat().st_size for path in self.files)
 
     def digest(self) -> str:
-        """SHA-256 over the contents of all files, as hex."""
-        whole = hashlib.sha256()
+        """SHA-256 over the contents of all files and the entry, as hex."""
+        whole = hashlib.sha256(self.entry.encode())
         for path in self.files:
             whole.update(file_digest(path).encode())
         return whole.hexdigest()

@@ -32,7 +32,7 @@ def writing(path: Path) -> Iterator[Path]:
         yield temporary
         _flush(temporary)
         temporary.replace(path)
-        _flush(path.parent)
+        _sync(path.parent)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
     finally:
@@ -107,6 +107,10 @@ def _flush(path: Path) -> None:
     if path.is_dir():
         for child in path.iterdir():
             _flush(child)
+    _sync(path)
+
+
+def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

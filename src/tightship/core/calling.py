@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 from tightship.errors import TightshipError, nearest
 
-__all__ = ["import_function", "is_function_name", "module_file"]
+__all__ = ["current_directory_importable", "import_function", "is_function_name", "module_file"]
 
 _FUNCTION = re.compile(r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$")
 
@@ -22,22 +23,28 @@ def is_function_name(source: str) -> bool:
     return _FUNCTION.match(source) is not None
 
 
-def import_function(source: str, error: type[TightshipError]) -> Callable[..., Any]:
+def import_function(
+    source: str, error: type[TightshipError], broken: type[TightshipError] | None = None
+) -> Callable[..., Any]:
     """Import `package.module:function`, looking in the current directory too, as uvicorn does.
 
-    Raises `error` where the module or the function is not there, or where importing fails.
+    Raises `error` where the module or the function is not there, and `broken` (None: `error`) where importing fails.
     """
     module_name, _, name = source.partition(":")
+    broken = broken or error
     try:
-        with _current_directory_importable():
+        with current_directory_importable():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
-        raise error(f"{source}: cannot import: {missing}; is it installed, or in the current directory?") from missing
-    except Exception as failure:  # the user's module may raise anything
-        raise error(f"{source}: importing {module_name} failed: {type(failure).__name__}: {failure}") from failure
+        if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
+            raise broken(f"{source}: importing {module_name} failed: {missing}; install what it needs") from missing
+        hint = nearest(module_name, _modules_beside(module_name))
+        raise error(f"{source}: cannot import: {missing}{hint}; is it in the current directory?") from missing
+    except (Exception, SystemExit) as failure:  # the user's module may raise anything
+        raise broken(f"{source}: importing {module_name} failed: {type(failure).__name__}: {failure}") from failure
     found = getattr(module, name, None)
     if not callable(found):
-        public = [key for key in vars(module) if not key.startswith("_")]
+        public = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
         raise error(f"{source}: {module_name} has no function {name!r}{nearest(name, public)}")
     function: Callable[..., Any] = found
     return function
@@ -50,11 +57,20 @@ def module_file(function: Callable[..., Any]) -> Path | None:
 
 
 @contextmanager
-def _current_directory_importable() -> Iterator[None]:
+def current_directory_importable() -> Iterator[None]:
+    """Let imports in the block find the modules of the current directory, as those of a script do."""
     here = str(Path.cwd())
     sys.path.insert(0, here)
+    importlib.invalidate_caches()  # a module may have been written a moment ago
     try:
         yield
     finally:
         if here in sys.path:
             sys.path.remove(here)
+
+
+def _modules_beside(name: str) -> list[str]:
+    """Names of the modules that lie where module `name` should, as far as that is in the current directory."""
+    package = name.rpartition(".")[0]
+    prefix = f"{package}." if package else ""
+    return [prefix + entry.name for entry in pkgutil.iter_modules([str(Path.cwd().joinpath(*package.split(".")))])]

@@ -63,8 +63,7 @@ def export(model: Model, batch: bool) -> torch.export.ExportedProgram:
             program.example_inputs = (content.example_inputs, {})
     except Exception as error:  # torch.export raises what the module's own code and its parts raise
         raise UnsupportedError(
-            f"torch.export cannot trace {type(content.module).__name__}: {_reason(error)}; its forward must not choose "
-            "what to do by the values of tensors"
+            f"torch.export cannot trace {type(content.module).__name__}: {_advice(error)}"
         ) from error
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)  # paths of the machine that it was exported on
@@ -102,6 +101,12 @@ def _examples(path: Path, program: torch.export.ExportedProgram) -> tuple[torch.
         found = ", ".join(type(value).__name__ for value in examples) or "none"
         raise InvalidModel(f"{path}: expected tensors as example inputs, found {found}; export it with some")
     return tuple(value.detach() for value in examples)
+
+
+def _advice(error: Exception) -> str:
+    if f"({BATCH})" in str(error):
+        return "its forward makes the number of items a constant, as len(x) or int() do; take x.shape[0] as it is"
+    return f"{_reason(error)}; its forward must not choose what to do by the values of tensors"
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 import zipfile
 from pathlib import Path
 from typing import IO, Any
@@ -41,7 +42,9 @@ def load_data(source: Path | IO[bytes], what: str) -> Any:
     import torch
 
     try:
-        return torch.load(source, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of torch, about its own formats
+            return torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # the restricted unpickler raises many types on foreign bytes
         wanted = _WANTED.search(str(error))
         if wanted is None:

@@ -19,7 +19,7 @@ from tightship.errors import InvalidModel
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BATCH", "exportable", "from_torch", "input_names", "named_outputs", "to_numpy", "to_torch"]
+__all__ = ["BATCH", "exportable", "from_torch", "input_names", "named_outputs", "to_numpy", "to_torch", "vary"]
 
 BATCH = "batch"
 """Name of axis 0 of inputs and outputs of a module that was seen to take any number of items."""
@@ -33,8 +33,8 @@ def from_torch(
 ) -> Model:
     """Wrap a module (in eval mode) as a Model of the module form; the example is run to learn the outputs.
 
-    Axis 0 is called `batch` where a doubled example gives the outputs twice. Raises `InvalidModel` where the module
-    does not run on its example, or gives anything but tensors.
+    Axis 0 is called `batch` where two examples in one batch give what they give alone.
+    Raises `InvalidModel` where the module does not run on its example, or gives anything but tensors.
     """
     inputs = dict(zip(input_names(module, len(example_inputs)), example_inputs, strict=True))
     try:
@@ -104,6 +104,19 @@ def exportable(model: Model) -> torch.nn.Module:
     if all(isinstance(value, torch.Tensor) for value in values):
         return content.module
     return _named(content.module, tuple(spec.name for spec in model.inputs))
+
+
+def vary(tensor: torch.Tensor, index: int) -> torch.Tensor:
+    """Return a tensor like the example that differs from it: numbers with noise, integers in another order.
+
+    `index` 0 gives the example itself.
+    """
+    import torch
+
+    if index == 0 or not tensor.is_floating_point():
+        return tensor.roll(index, -1) if tensor.ndim else tensor
+    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(index)).to(tensor.dtype)
+    return tensor + 0.1 * noise * (tensor.abs().max() if tensor.any() else 1)
 
 
 def to_torch(array: np.ndarray) -> torch.Tensor:
@@ -183,23 +196,25 @@ def _run(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> dict[str,
 def _batched_outputs(
     module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], outputs: dict[str, torch.Tensor]
 ) -> frozenset[str] | None:
-    """Names of the outputs that double with the inputs, or None where the module does not treat items apart."""
+    """Names of the outputs that double with the inputs, or None where items in a batch do not go their own ways."""
     import torch
 
     lengths = {len(tensor) if tensor.ndim else 0 for tensor in inputs}
     if len(lengths) != 1 or 0 in lengths:
         return None
     n_items = lengths.pop()
+    other = tuple(vary(tensor, 1) for tensor in inputs)
     try:
-        doubled = _run(module, tuple(torch.cat([tensor, tensor]) for tensor in inputs))
+        others = _run(module, other)
+        both = _run(module, tuple(torch.cat(pair) for pair in zip(inputs, other, strict=True)))
     except Exception:  # a module with a fixed batch raises anything
         return None
-    twice = {name for name, tensor in outputs.items() if tensor.ndim and len(tensor) == n_items}
+    twice = frozenset(name for name, tensor in outputs.items() if tensor.ndim and len(tensor) == n_items)
     for name, tensor in outputs.items():
-        expected = torch.cat([tensor, tensor]) if name in twice else tensor
-        if name not in doubled or not _close(doubled[name], expected):
+        expected = torch.cat([tensor, others[name]]) if name in twice else tensor
+        if name not in both or not _close(both[name], expected):
             return None
-    return frozenset(twice)
+    return twice
 
 
 def _close(found: torch.Tensor, expected: torch.Tensor) -> bool:

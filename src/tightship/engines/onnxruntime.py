@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from tightship.core import graph, processor
+from tightship.core import processor
 from tightship.core.model import Form, Model
 from tightship.core.session import Arrays
 from tightship.core.specs import TensorSpec
@@ -17,7 +17,14 @@ from tightship.core.target import Precision, Target
 from tightship.engines.engine import Engine
 from tightship.errors import EngineError
 
+if TYPE_CHECKING:
+    import onnx_ir
+
 __all__ = ["OnnxRuntime"]
+
+_LEAST_SHARED_BYTES = 1024
+_SHARED_DTYPES = frozenset({"FLOAT", "FLOAT16", "DOUBLE", "INT8", "UINT8", "INT16", "UINT16", "INT32", "INT64"})
+"""Weights of these types and sizes are handed to a session where they lie in memory, or in the mapped file."""
 
 _DTYPES = {
     "tensor(float)": "float32",
@@ -40,19 +47,23 @@ class OnnxRuntime(Engine):
     def precisions(self) -> tuple[Precision, ...]:
         return ("f32",)
 
-    def open(self, source: Model | Path | bytes, target: Target) -> _OrtSession:
+    def open(self, source: Model | Path | bytes, target: Target, *, spin: bool = True) -> _OrtSession:
+        """Load a model. `spin` False lets idle threads sleep, which costs latency and saves processor time."""
         if target.precision not in self.precisions():
             raise EngineError(f"onnxruntime runs float operators in f32 only, found {target.precision}")
-        return _OrtSession(_loadable(source), target)
+        return _OrtSession(source, target, spin)
 
 
 class _OrtSession:
-    def __init__(self, source: str | bytes, target: Target) -> None:
+    def __init__(self, source: Model | Path | bytes, target: Target, spin: bool) -> None:
         import onnxruntime as ort
 
         self.target = target
+        options = _options(target, spin)
+        loadable, self._weights = _loadable(source)
+        options.add_external_initializers(list(self._weights), list(self._weights.values()))
         try:
-            self._session: Any = ort.InferenceSession(source, _options(target), providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise EngineError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
@@ -67,6 +78,7 @@ class _OrtSession:
 
     def close(self) -> None:
         self._session = None
+        self._weights = {}
 
     def __enter__(self) -> Self:
         return self
@@ -77,21 +89,51 @@ class _OrtSession:
         self.close()
 
 
-def _loadable(source: Model | Path | bytes) -> str | bytes:
-    if isinstance(source, Model):
-        if source.form != "graph":
-            raise EngineError(f"onnxruntime opens models of the graph form, found {source.form}")
-        return graph.to_bytes(source)
-    return str(source) if isinstance(source, Path) else source
+def _loadable(source: Model | Path | bytes) -> tuple[str | bytes, dict[str, Any]]:
+    """Return what a session is made from, and weights by name that the session reads where they lie."""
+    if not isinstance(source, Model):
+        return (str(source) if isinstance(source, Path) else source), {}
+    if source.form != "graph":
+        raise EngineError(f"onnxruntime opens models of the graph form, found {source.form}")
+    return _without_weights(source.graph)
 
 
-def _options(target: Target) -> Any:
+def _without_weights(graph: onnx_ir.Model) -> tuple[bytes, dict[str, Any]]:
+    import onnx_ir
+    import onnxruntime as ort
+
+    light = graph.clone()
+    weights = {}
+    for subgraph in light.graphs():
+        for name, value in subgraph.initializers.items():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if subgraph is light.graph and tensor.nbytes >= _LEAST_SHARED_BYTES and tensor.dtype.name in _SHARED_DTYPES:
+                weights[name] = ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
+                value.const_value = _placeholder(tensor)
+            elif isinstance(tensor, onnx_ir.ExternalTensor):
+                value.const_value = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    return onnx_ir.to_proto(light).SerializeToString(), weights
+
+
+def _placeholder(tensor: onnx_ir.TensorProtocol) -> onnx_ir.ExternalTensor:
+    """Name a place in a file, which is never read: the session is given the values themselves."""
+    import onnx_ir
+
+    return onnx_ir.ExternalTensor(
+        "shared", 0, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name or "", base_dir=""
+    )
+
+
+def _options(target: Target, spin: bool) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures arrive as exceptions; warnings about the graph are not for the user
     options.intra_op_num_threads = target.threads or processor.n_cores()
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     if target.layout == "plain":
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return options

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
-__all__ = ["check_tensors", "check_values", "external_files"]
+__all__ = ["check_tensors", "check_values", "constant_tensors", "external_files"]
 
 _DATA_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 _CHUNK_ELEMENTS = 2**22
@@ -65,16 +65,27 @@ def check_values(model: onnx_ir.Model) -> None:
     """
     multipliers = set(_MULTIPLIERS.split())
     not_numbers, infinite = [], []
-    for name, tensor, readers in _float_constants(model):
-        has_nan, has_inf = _scan(tensor)
+    for value, tensor in constant_tensors(model):
+        has_nan, has_inf = _scan(tensor) if tensor.dtype.is_floating_point() else (False, False)
         if has_nan:
-            not_numbers.append(name)
-        elif has_inf and multipliers & readers:
-            infinite.append(name)
+            not_numbers.append(value.name or "")
+        elif has_inf and any(node.op_type in multipliers for node, _ in value.uses()):
+            infinite.append(value.name or "")
     for found, names in (("NaN", not_numbers), ("infinity", infinite)):
         if names:
             listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             raise InvalidModel(f"{len(names)} weights hold {found}: {listed}; the training or export went wrong")
+
+
+def constant_tensors(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Value, onnx_ir.TensorProtocol]]:
+    """Yield each weight and constant of a graph and its subgraphs, with the value that stands for it."""
+    for graph in model.graphs():
+        for value in graph.initializers.values():
+            if value.const_value is not None:
+                yield value, value.const_value
+    for node in model.graph.all_nodes():
+        if node.op_type == "Constant" and "value" in node.attributes:
+            yield node.outputs[0], node.attributes["value"].as_tensor()
 
 
 def _initializers(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
@@ -186,21 +197,6 @@ def _type_name(tensor: onnx.TensorProto) -> str:
     import onnx_ir
 
     return str(onnx_ir.DataType(tensor.data_type).name).lower()
-
-
-def _float_constants(model: onnx_ir.Model) -> Iterator[tuple[str, onnx_ir.TensorProtocol, set[str]]]:
-    """Each float weight and constant: its name, its data and the types of the operators that read it."""
-    found: list[tuple[onnx_ir.Value, Any]] = [
-        (value, value.const_value) for graph in model.graphs() for value in graph.initializers.values()
-    ]
-    found += [
-        (node.outputs[0], node.attributes["value"].value)
-        for node in model.graph.all_nodes()
-        if node.op_type == "Constant" and "value" in node.attributes
-    ]
-    for value, tensor in found:
-        if tensor is not None and tensor.dtype.is_floating_point():
-            yield value.name or "", tensor, {node.op_type for node, _ in value.uses()}
 
 
 def _scan(tensor: onnx_ir.TensorProtocol) -> tuple[bool, bool]:

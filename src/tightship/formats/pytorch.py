@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import inspect
-import pkgutil
-import re
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from tightship.core import extras
 from tightship.core.artifact import Artifact
+from tightship.core.calling import current_directory_importable, import_function, is_function_name, module_file
 from tightship.core.model import Form, Model
 from tightship.core.torch_module import from_torch
 from tightship.errors import ArtifactNotFound, InvalidModel, UnsupportedError, nearest
@@ -27,8 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["PyTorch"]
 
-_ENTRY = re.compile(r"([^\W\d]\w*(?:\.[^\W\d]\w*)*):([^\W\d]\w*)")
-
 
 class PyTorch(Format):
     """Read from a function without arguments; weights come from a state dict beside it."""
@@ -39,17 +31,19 @@ class PyTorch(Format):
     writes_from: ClassVar[tuple[Form, ...]] = ()
 
     def recognise(self, source: str) -> bool:
-        return _ENTRY.fullmatch(source) is not None and not Path(source).exists()
+        return is_function_name(source) and not Path(source).exists()
 
     def artifact(self, source: str, weights: Path | None = None) -> Artifact:
-        name, _, _ = source.partition(":")
+        extras.require("torch", "reading a PyTorch model")
         companions = () if weights is None else (check_weights(weights),)
-        return Artifact(_module_file(name), self.name, companions, source)
+        file = module_file(import_function(source, ArtifactNotFound, InvalidModel))
+        if file is None:
+            raise InvalidModel(f"{source}: expected a function that lies in a Python file, found one built in")
+        return Artifact(file, self.name, companions, source)
 
     def read(self, artifact: Artifact) -> Model:
         extras.require("torch", "reading a PyTorch model")
-        with _importable_here():
-            module, examples = _checked(artifact.entry, _function(artifact.entry)())
+        module, examples = _built(artifact.entry)
         for weights in artifact.companions:
             load_state(module, read_state(weights), weights)
         module = module.cpu().eval()
@@ -59,69 +53,16 @@ class PyTorch(Format):
         raise UnsupportedError(f"{path}: a {model.form} cannot be written as Python source; write a .pt2 file instead")
 
 
-@contextmanager
-def _importable_here() -> Iterator[None]:
-    """Make the modules of the current folder importable, as a script there would have them."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    importlib.invalidate_caches()
+def _built(entry: str) -> tuple[torch.nn.Module, Any]:
+    function = import_function(entry, ArtifactNotFound, InvalidModel)
     try:
-        yield
-    finally:
-        sys.path.remove(here)
-
-
-def _module_file(name: str) -> Path:
-    try:
-        with _importable_here():
-            found = importlib.util.find_spec(name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not name.startswith(error.name):
-            raise InvalidModel(f"importing the package of {name} fails: {error}; install what it needs") from error
-        found = None
-    except Exception as error:  # a package's own code may raise anything
-        raise InvalidModel(f"importing the package of {name} fails: {error}") from error
-    if found is None or found.origin is None or not Path(found.origin).is_file():
-        hint = nearest(name, _siblings(name))
-        raise ArtifactNotFound(f"no module {name!r}{hint} in {Path.cwd()} or among the installed packages")
-    return Path(found.origin)
-
-
-def _siblings(name: str) -> list[str]:
-    """Modules beside the one that `name` should be."""
-    package, _, _ = name.rpartition(".")
-    folder = Path.cwd().joinpath(*package.split("."))
-    prefix = f"{package}." if package else ""
-    return [prefix + entry.name for entry in pkgutil.iter_modules([str(folder)])]
-
-
-def _function(entry: str) -> Callable[[], Any]:
-    name, _, attribute = entry.partition(":")
-    found = getattr(_imported(name), attribute, None)
-    if found is None:
-        known = [key for key, value in vars(sys.modules[name]).items() if callable(value) and not key.startswith("_")]
-        raise ArtifactNotFound(
-            f"{name} has no function {attribute!r}{nearest(attribute, known)}; known: {', '.join(known)}"
-        )
-    if not callable(found):
-        raise InvalidModel(f"{entry}: expected a function that returns (module, example inputs), found {found!r}")
-
-    def build() -> Any:
-        try:
-            return found()
-        except Exception as error:  # the user's own code may raise anything
-            raise InvalidModel(
-                f"{entry}() raises {type(error).__name__}: {error}; it is called without arguments"
-            ) from error
-
-    return build
-
-
-def _imported(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except (Exception, SystemExit) as error:  # the user's own code may raise anything
-        raise InvalidModel(f"importing {name} raises {type(error).__name__}: {error}; make it importable") from error
+        with current_directory_importable():  # the function may import more when it is called
+            result = function()
+    except Exception as error:  # the user's own code may raise anything
+        raise InvalidModel(
+            f"{entry}() raises {type(error).__name__}: {error}; it is called without arguments"
+        ) from error
+    return _checked(entry, result)
 
 
 def _checked(entry: str, result: object) -> tuple[torch.nn.Module, Any]:

@@ -22,9 +22,22 @@ _STAND_IN_OPSET = 17
 _FOLLOWS_COMPUTED_SHAPES_SINCE = 13
 
 _SHAPED_LIKE_FIRST_INPUT = frozenset(
-    ["Attention", "BiasGelu", "FastGelu", "Gelu", "GroupQueryAttention", "MultiHeadAttention", "QLinearLeakyRelu"]
-    + ["QLinearSigmoid", "QLinearSoftmax", "QuickGelu", "RotaryEmbedding", "SimplifiedLayerNormalization"]
-    + ["SkipLayerNormalization", "SkipSimplifiedLayerNormalization"]
+    {
+        "Attention",
+        "BiasGelu",
+        "FastGelu",
+        "Gelu",
+        "GroupQueryAttention",
+        "MultiHeadAttention",
+        "QLinearLeakyRelu",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "QuickGelu",
+        "RotaryEmbedding",
+        "SimplifiedLayerNormalization",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+    }
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tightship.core.passes import Pass
 from tightship.core.table import Table
 from tightship.passes.int8_dynamic import Int8Dynamic
+from tightship.passes.int8_static import Int8Static
 from tightship.passes.simplify import Simplify
 from tightship.passes.weight_only import WeightOnly
 
@@ -14,6 +15,7 @@ PASSES: Table[type[Pass]] = Table(
     "pass",
     {
         Simplify.name: Simplify,
+        Int8Static.name: Int8Static,
         Int8Dynamic.name: Int8Dynamic,
         WeightOnly.name: WeightOnly,
     },

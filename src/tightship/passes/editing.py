@@ -25,6 +25,7 @@ __all__ = [
     "add_constant",
     "all_values",
     "constant",
+    "deep_copy",
     "drop_unused",
     "editable",
     "known_constant",
@@ -43,14 +44,20 @@ def editable(model: Model) -> onnx_ir.Model:
     """Return a deep copy of a graph whose initializers are constants: none of them is also an input."""
     from onnx_ir.passes.common import RemoveInitializersFromInputsPass
 
-    graph = model.graph.clone(deep_copy=True)
-    for value in all_values(graph):
-        # onnx_ir's clone shares type objects and its shape inference writes into them: the source would change too.
-        value.type = copy.deepcopy(value.type)
-        _own_tensor(value.producer())
+    graph = deep_copy(model.graph)
     RemoveInitializersFromInputsPass()(graph)
     graph.ir_version = max(graph.ir_version, _IR_VERSION_OF_FREE_INITIALIZERS)
     return graph
+
+
+def deep_copy(graph: onnx_ir.Model) -> onnx_ir.Model:
+    """Copy a graph so that no edit of the copy can be seen in the original."""
+    copied = graph.clone(deep_copy=True)
+    for value in all_values(copied):
+        # onnx_ir's clone shares type objects, and its shape inference writes into them.
+        value.type = copy.deepcopy(value.type)
+        _own_tensor(value.producer())
+    return copied
 
 
 def all_values(graph: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
@@ -63,12 +70,16 @@ def all_values(graph: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
 
 
 def constant(value: onnx_ir.Value | None) -> onnx_ir.TensorProtocol | None:
-    """Return the tensor of an initializer or of a Constant operator's output, None for anything else."""
-    import onnx_ir
+    """Return the tensor of an initializer or of a Constant operator's output, None for anything else.
 
-    if value is None or value.is_graph_input():
+    Unlike onnx_ir's own function it does not rename the tensor, which the source may share.
+    """
+    if value is None:
         return None
-    return onnx_ir.convenience.get_const_tensor(value)
+    node = value.producer()
+    if node is not None and node.op_type == "Constant" and node.domain == "" and "value" in node.attributes:
+        return None if node.attributes["value"].is_ref() else node.attributes["value"].as_tensor()
+    return value.const_value
 
 
 def known_constant(value: onnx_ir.Value) -> onnx_ir.TensorProtocol:

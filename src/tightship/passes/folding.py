@@ -10,37 +10,27 @@ from tightship.passes.editing import constant
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["MOST_NEW_ELEMENTS", "FoldBudget"]
+__all__ = ["FoldBudget"]
 
-MOST_NEW_ELEMENTS = 1024
-"""Results of more elements than this are kept only if they have no more than the constants they replace."""
-
-_SMALL_BYTES = 4096
+_MOST_GROWTH_BYTES = 4096
 _ALL_GROWTH_BYTES = 65536
 
 _OPERATOR_BYTES = 64
 """What an operator itself takes in a file, and is saved when its result is stored instead."""
 
-_CHEAP = frozenset(
+_SMALL_ELEMENTS = 1024
+
+_MOVING = frozenset(
     {"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
-    | {
-        "Cast",
-        "Concat",
-        "Flatten",
-        "Gather",
-        "Identity",
-        "Pad",
-        "Reshape",
-        "Slice",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
+    | {"Cast", "Concat", "Flatten", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose", "Unsqueeze"}
 )
 """Operators that take time in proportion to their result, so that large weights may go through them too."""
 
 _NEVER = frozenset({"Bernoulli", "Dropout", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
 """Random ones, and those whose result stands for something smaller."""
+
+_GROWING = frozenset({"ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"})
+"""Operators whose result may be far larger than what they read."""
 
 
 class FoldBudget:
@@ -55,11 +45,11 @@ class FoldBudget:
             return False
         result = _result_bytes(node)
         if result is None:
-            return None
+            return None if node.op_type not in _GROWING and _reads_little(node) else False
         growth = result - _freed_bytes(node) - _OPERATOR_BYTES
         if growth <= 0:
-            return True if node.op_type in _CHEAP and node.domain == "" else None
-        if growth > min(_SMALL_BYTES, self._left_bytes):
+            return True if _only_moves(node) else None
+        if growth > min(_MOST_GROWTH_BYTES, self._left_bytes):
             return False
         self._left_bytes -= growth
         return None
@@ -77,6 +67,26 @@ def _result_bytes(node: onnx_ir.Node) -> int | None:
 
 
 def _freed_bytes(node: onnx_ir.Node) -> int:
-    """Bytes of the constants that only this operator reads."""
-    tensors = [constant(value) for value in node.inputs if value is not None and len(value.uses()) == 1]
-    return sum(tensor.nbytes for tensor in tensors if tensor is not None)
+    """This operator's share of the constants that will not be needed once all their readers are computed."""
+    return sum(_share(value) for value in {value for value in node.inputs if value is not None})
+
+
+def _share(value: onnx_ir.Value) -> int:
+    tensor = constant(value)
+    readers = value.consumers()
+    # Exporters reorder LSTM gates by slicing one weight several times and joining the slices.
+    if tensor is None or value.is_graph_output() or not (len(readers) == 1 or all(map(_only_moves, readers))):
+        return 0
+    size: int = tensor.nbytes
+    return size // len(readers)
+
+
+def _only_moves(node: onnx_ir.Node) -> bool:
+    """Whether an operator computes something simple from constants alone."""
+    known = all(constant(value) is not None for value in node.inputs if value is not None)
+    return bool(known and node.op_type in _MOVING and node.domain == "")
+
+
+def _reads_little(node: onnx_ir.Node) -> bool:
+    tensors = [constant(value) for value in node.inputs]
+    return bool(sum(tensor.size for tensor in tensors if tensor is not None) <= _SMALL_ELEMENTS)

@@ -46,16 +46,17 @@ class Int8Dynamic(Quantizer):
 
     Weights are int8 with one scale per output channel; activations uint8 with one scale and zero point per tensor.
     Needs no data. Products are written in standard operators, which ONNX Runtime merges into one
-    (DynamicQuantizeMatMul, MatMulIntegerToFloat); LSTMs become `com.microsoft.DynamicQuantizeLSTM`, which only ONNX
-    Runtime runs. Convolutions stay: quantized this way they get slower.
+    (DynamicQuantizeMatMul, MatMulIntegerToFloat); LSTMs become `com.microsoft.DynamicQuantizeLSTM`. Convolutions
+    stay: quantized this way they get slower.
 
     `weight_bits` 7 keeps weights within -64..64 and is right on every processor. 8 halves the rounding error of the
-    weights, but needs 8-bit dot products (AVX-VNNI, AVX512-VNNI, AMX, ARM): on AVX2 alone pairs of products saturate
-    at 16 bits, which was seen to cost 15 % error in a product and 19 % in an LSTM (7 bits: 2 % and 1 %).
+    weights, but needs 8-bit dot products (AVX-VNNI, AVX512-VNNI, AMX, ARM): with AVX2 alone ONNX Runtime lets pairs of
+    products saturate at 16 bits, which was seen to cost 15 % error in a product and 19 % in an LSTM (7 bits: 2 % at
+    most).
 
     Speed against float32 on ONNX Runtime, one core with AVX2 only: two 1024 x 1024 products 2.7 times at one row,
-    1.7 at 128 rows; a 2-layer LSTM of 256 units 2.5 times at batch 1, 1.3 at batch 16. With AMX the LSTM reached 5.6.
-    OpenVINO gains nothing from it.
+    1.7 at 128 rows; a 2-layer LSTM of 256 units 2.4 times at batch 1, 1.3 at batch 16. With AMX an LSTM reached 5.6.
+    OpenVINO computes the same, at the speed of its float32 or less.
     """
 
     name: ClassVar[str] = "int8-dynamic"
@@ -87,8 +88,6 @@ class Int8Dynamic(Quantizer):
                 rewriting.linear(target)
             else:
                 rewriting.lstm(target)
-        if any(isinstance(target, _Lstm) for target in chosen):
-            notes += ("quantized LSTMs run in ONNX Runtime only",)
         name_everything(graph)
         return PassResult(model.after(self.step, graph), True, notes)
 
@@ -152,14 +151,8 @@ class _Rewriting:
 
         name = target.name
         codes, scales = self._quantized(target)
-        quantize = self._activations.get(target.x)
-        new = []
-        if quantize is None:
-            quantize = onnx_ir.node("DynamicQuantizeLinear", [target.x], num_outputs=3, name=f"{name}/quantize")
-            _call_outputs(quantize, f"{target.x.name}_quantized", f"{target.x.name}_scale", f"{target.x.name}_zero")
-            self._activations[target.x] = quantize
-            new.append(quantize)
-        x, x_scale, x_zero = quantize.outputs
+        new = [] if target.x in self._activations else [self._quantize_input(target)]
+        x, x_scale, x_zero = self._activations[target.x].outputs
         product = onnx_ir.node("MatMulInteger", [x, codes, x_zero], name=name)
         cast = onnx_ir.node("Cast", product.outputs, {"to": onnx_ir.DataType.FLOAT}, name=f"{name}/cast")
         scale = onnx_ir.node("Mul", [x_scale, scales], name=f"{name}/scale")
@@ -168,10 +161,18 @@ class _Rewriting:
         if target.bias is not None:
             last = onnx_ir.node("Add", [last.outputs[0], target.bias], name=f"{name}/bias")
             new.append(last)
-        for node in new[:-1]:
-            if node is not quantize:
-                _call_outputs(node, node.name)
+        for value in (node.outputs[0] for node in new[:-1]):
+            value.name = value.name or value.producer().name
         replace(target.node, new, last.outputs)
+
+    def _quantize_input(self, target: Linear) -> onnx_ir.Node:
+        import onnx_ir
+
+        node = onnx_ir.node("DynamicQuantizeLinear", [target.x], num_outputs=3, name=f"{target.name}/quantize")
+        for value, part in zip(node.outputs, ("quantized", "scale", "zero_point"), strict=True):
+            value.name = f"{target.x.name}_{part}"
+        self._activations[target.x] = node
+        return node
 
     def lstm(self, target: _Lstm) -> None:
         """Write the LSTM as DynamicQuantizeLSTM, whose weights are `[directions, I, 4H]` with scales per column."""
@@ -228,8 +229,3 @@ def _quantize_columns(weight: np.ndarray, largest_code: int) -> tuple[np.ndarray
     scales[scales < np.finfo(np.float32).tiny] = 1
     codes = np.rint(weight / scales[..., None, :])
     return np.clip(codes, -largest_code, largest_code, out=codes).astype(np.int8, order="C"), scales
-
-
-def _call_outputs(node: onnx_ir.Node, *names: str) -> None:
-    for value, name in zip(node.outputs, names, strict=True):
-        value.name = name

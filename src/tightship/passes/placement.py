@@ -1,6 +1,6 @@
-"""Where a graph is quantized: one rule per operator type, each a function with a drawing, in the tables `RULES`.
+"""Where a graph is quantized: one rule per operator type, each a function with a drawing, in two tables.
 
-    =>  a tensor in 8 bits: float -> QuantizeLinear -> DequantizeLinear -> float, which engines merge into the operator
+    =>  a tensor in 8 bits: QuantizeLinear, DequantizeLinear, which engines merge into the operators beside them
     ->  a float tensor
 
 Two engines decide the rules. ONNX Runtime computes a convolution or a sum in integers only if its output is quantized
@@ -20,7 +20,7 @@ from tightship.passes.editing import constant, known_constant
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["COMPUTING", "FOLLOWING", "Placement", "Slot", "place", "quantizable"]
+__all__ = ["COMPUTING", "FOLLOWING", "Placement", "Role", "Slot", "place", "quantizable"]
 
 Role = Literal["activation", "factor", "weight", "bias"]
 
@@ -29,10 +29,10 @@ Role = Literal["activation", "factor", "weight", "bias"]
 class Slot:
     """One input of an operator that is read in 8 bits, and as what.
 
-    `activation`: per tensor, asymmetric, ranges from calibration. `factor`: the second operand of a product of two
-    activations, symmetric int8, since OpenVINO has integer kernels for u8 * s8 only. `weight`: a constant, symmetric
-    int8 with one scale per slice along `axis` (None: one for all). `bias`: a constant `[channels]`, int32 at the scale
-    of the accumulator.
+    `activation`: per tensor, asymmetric, with a range from calibration. `factor`: the second operand of a product of
+    two activations, symmetric int8, since OpenVINO's integer kernels want their second operand so. `weight`: a
+    constant, symmetric int8 with one scale per slice along `axis`. `bias`: a constant with one element per output
+    channel, int32 at the scale of the accumulator.
     """
 
     index: int
@@ -42,11 +42,10 @@ class Slot:
 
 @dataclass
 class Placement:
-    """What is to be quantized.
+    """What is to be quantized, all in graph order.
 
-    `slots` are the inputs read in 8 bits, by operator in graph order; the graph outputs and all readers of the values
-    in `resident` read them in 8 bits too, since their operators compute them so. `range_of` leads from a value to
-    the one whose range it has by construction.
+    `slots` are the inputs that an operator reads in 8 bits. `resident` values are computed in 8 bits, so that whoever
+    reads them reads that. `range_of` leads from a value to the one that has the same range by construction.
     """
 
     slots: dict[onnx_ir.Node, tuple[Slot, ...]] = field(default_factory=dict)
@@ -54,19 +53,19 @@ class Placement:
     range_of: dict[onnx_ir.Value, onnx_ir.Value] = field(default_factory=dict)
 
     def activations(self) -> dict[onnx_ir.Value, None]:
-        """Return the values that get a QuantizeLinear for activations, in graph order."""
+        """Return the values that are quantized asymmetrically."""
         return dict.fromkeys(self._read_as("activation")) | self.resident
 
     def factors(self) -> dict[onnx_ir.Value, None]:
-        """Return the values that get a symmetric QuantizeLinear, in graph order."""
+        """Return the values that are quantized symmetrically."""
         return dict.fromkeys(self._read_as("factor"))
 
     def observed(self) -> dict[onnx_ir.Value, None]:
-        """Return the values whose ranges calibration must find, in graph order."""
+        """Return the values whose ranges calibration has to find."""
         return dict.fromkeys(self.source(value) for value in (*self.activations(), *self.factors()))
 
     def source(self, value: onnx_ir.Value) -> onnx_ir.Value:
-        """Return the value whose range `value` takes: itself, unless an operator only moved its elements."""
+        """Return the value whose range `value` takes: itself, unless its operator only moved elements."""
         while value in self.range_of:
             value = self.range_of[value]
         return value
@@ -78,37 +77,27 @@ class Placement:
 
 def convolution(node: onnx_ir.Node) -> tuple[Slot, ...]:
     """x => Conv(weight per output channel, bias int32) [-> Relu or Clip] =>"""
-    if not _is_float_constant(node.inputs[1]):
-        return ()
-    bias = _bias(node, index=2)
-    return () if bias is None else (Slot(0, "activation"), Slot(1, "weight", axis=0), *bias)
+    return _weighted(node, weight_axis=0)
 
 
 def gemm(node: onnx_ir.Node) -> tuple[Slot, ...]:
     """x => Gemm(weight per column of the product, bias int32) ->"""
-    if not _is_float_constant(node.inputs[1]) or constant(node.inputs[0]) is not None:
-        return ()
     plain = node.attributes.get_float("alpha", 1.0) == 1.0 and node.attributes.get_float("beta", 1.0) == 1.0
-    bias = _bias(node, index=2)
-    if bias is None or not plain:
-        return ()
-    columns = 0 if node.attributes.get_int("transB", 0) else 1
-    return (Slot(0, "activation"), Slot(1, "weight", axis=columns), *bias)
+    return _weighted(node, weight_axis=0 if node.attributes.get_int("transB", 0) else 1) if plain else ()
 
 
 def matrix_product(node: onnx_ir.Node) -> tuple[Slot, ...]:
     """x => MatMul(weight per column) ->        x => MatMul <= y ->"""
     left, right = node.inputs
-    if _is_float_constant(right) and len(known_constant(right).shape) > 1 and constant(left) is None:
-        return (Slot(0, "activation"), Slot(1, "weight", axis=-1))
-    if _is_computed(left) and _is_computed(right):
-        return (Slot(0, "activation"), Slot(1, "factor"))
-    return ()
+    if _is_float_matrix(right):
+        return (Slot(0, "activation"), Slot(1, "weight", axis=len(known_constant(right).shape) - 1))
+    return (Slot(0, "activation"), Slot(1, "factor")) if _is_float(left) and _is_float(right) else ()
 
 
 def keep_range(node: onnx_ir.Node) -> tuple[Slot, ...]:
     """=> MaxPool, Reshape, Transpose, ... =>   with one range before and behind: elements are moved, not computed"""
-    return (Slot(0, "activation"),)
+    gives_indices = len(node.outputs) > 1
+    return () if gives_indices else (Slot(0, "activation"),)
 
 
 def average(node: onnx_ir.Node) -> tuple[Slot, ...]:
@@ -117,27 +106,24 @@ def average(node: onnx_ir.Node) -> tuple[Slot, ...]:
 
 
 def join(node: onnx_ir.Node) -> tuple[Slot, ...]:
-    """=> Add, Concat <=   whose result goes on in 8 bits: ... =>   (the sum of a residual block)"""
+    """=> Add, Concat <=   whose result goes on in 8 bits: =>   (the sum that ends a residual block)"""
     return tuple(Slot(index, "activation") for index in range(len(node.inputs)))
 
 
 Rule = Callable[["onnx_ir.Node"], tuple[Slot, ...]]
+"""Says which inputs are read in 8 bits; empty where it declines."""
 
 COMPUTING: Mapping[str, Rule] = {"Conv": convolution, "Gemm": gemm, "MatMul": matrix_product}
-"""Operators that are worth quantizing for their own sake, and may be excluded by name. A rule may decline: `()`."""
+"""Operators that are worth quantizing for their own sake."""
 
 FOLLOWING: Mapping[str, Rule] = {
     **dict.fromkeys(("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"), keep_range),
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), average),
     **dict.fromkeys(("Add", "Concat"), join),
 }
-"""Operators that stay in 8 bits where what they read is in 8 bits already and what reads them wants it."""
+"""Operators that stay in 8 bits where all they read is quantized anyway and what reads them wants it so."""
 
-_FUSED_ACTIVATIONS = frozenset({"Relu", "Clip"})
-"""Behind these, not before them, the output of an operator is quantized: clipping is what saturation does for free."""
-
-_SETTLED_OUTPUT = frozenset({"Conv"}) | FOLLOWING.keys()
-"""Operators whose output ONNX Runtime wants quantized."""
+_COMPUTED_ROLES = frozenset({"activation", "factor"})
 
 
 def quantizable(graph: onnx_ir.Model, attention: bool) -> tuple[Operator, ...]:
@@ -149,91 +135,114 @@ def quantizable(graph: onnx_ir.Model, attention: bool) -> tuple[Operator, ...]:
 
 
 def place(graph: onnx_ir.Model, attention: bool, exclude: Collection[str] = ()) -> Placement:
-    """Apply the rules to the main graph. What is observed with `exclude` is a part of what is observed without."""
+    """Apply the rules to the main graph. What is observed with `exclude` is part of what is observed without."""
     placement = Placement(slots=_computing(graph, attention, exclude))
     for node in placement.slots:
-        if node.op_type in _SETTLED_OUTPUT:
+        if node.op_type == "Conv":
             placement.resident[fused_output(node)] = None
-    wanted = _wanted(graph, placement, exclude)
-    for node in graph.graph:
-        if node in wanted and _follows(node, placement):
-            _settle(node, placement)
+    quantized = set(placement.activations())
+    for node, slots in reversed(_wanted(graph, quantized, exclude).items()):
+        read = [node.inputs[slot.index] for slot in slots]
+        if all(value in quantized for value in read) and any(value in placement.resident for value in read):
+            _settle(node, slots, placement)
+            quantized.add(fused_output(node))
     return placement
 
 
 def fused_output(node: onnx_ir.Node) -> onnx_ir.Value:
-    """Return the output of a node, or that of the Relu or Clip which alone reads it."""
+    """Return the output of a node, or that of the Relu or Clip which alone reads it.
+
+    Behind that it is quantized: what these cut off is what saturation cuts off for free.
+    """
     value = node.outputs[0]
-    readers = list(value.consumers())
-    if len(readers) == 1 and readers[0].op_type in _FUSED_ACTIVATIONS and not value.is_graph_output():
-        bounds = readers[0].inputs[1:]
-        if all(bound is None or constant(bound) is not None for bound in bounds):
-            return readers[0].outputs[0]
+    readers = value.consumers()
+    if len(readers) == 1 and not value.is_graph_output() and _cuts_around_zero(readers[0]):
+        return readers[0].outputs[0]
     return value
 
 
-def _computing(
-    graph: onnx_ir.Model, attention: bool, exclude: Collection[str]
-) -> dict[onnx_ir.Node, tuple[Slot, ...]]:
+def _computing(graph: onnx_ir.Model, attention: bool, exclude: Collection[str]) -> dict[onnx_ir.Node, tuple[Slot, ...]]:
+    fixed: set[onnx_ir.Value] = set()
     found = {}
     for node in graph.graph:
-        slots = COMPUTING[node.op_type](node) if node.domain == "" and node.op_type in COMPUTING else ()
-        two_activations = any(slot.role == "factor" for slot in slots)
-        if slots and (attention or not two_activations) and operator_name(node) not in exclude:
-            found[node] = slots
+        if _is_fixed(node, fixed):
+            fixed.update(node.outputs)
+        elif node.op_type in COMPUTING and node.domain == "" and operator_name(node) not in exclude:
+            slots = COMPUTING[node.op_type](node)
+            computed = all(node.inputs[slot.index] not in fixed for slot in slots if slot.role in _COMPUTED_ROLES)
+            if slots and computed and (attention or slots[1].role != "factor"):
+                found[node] = slots
     return found
 
 
-def _wanted(graph: onnx_ir.Model, placement: Placement, exclude: Collection[str]) -> set[onnx_ir.Node]:
-    """Return the following operators from which 8-bit values lead to a quantized operator; found from the end."""
-    values = set(placement.activations())
-    nodes = set()
+def _wanted(
+    graph: onnx_ir.Model, quantized: Collection[onnx_ir.Value], exclude: Collection[str]
+) -> dict[onnx_ir.Node, tuple[Slot, ...]]:
+    """Return the following operators from which 8-bit values lead on to a quantized operator, last one first."""
+    values = set(quantized)
+    found = {}
     for node in reversed(graph.graph):
-        if node.domain == "" and node.op_type in FOLLOWING and fused_output(node) in values:
-            if operator_name(node) in exclude:
-                continue
-            nodes.add(node)
-            values.update(node.inputs[slot.index] for slot in FOLLOWING[node.op_type](node))
-    return nodes
+        if node.op_type not in FOLLOWING or node.domain != "" or operator_name(node) in exclude:
+            continue
+        slots = FOLLOWING[node.op_type](node)
+        if slots and fused_output(node) in values:
+            found[node] = slots
+            values.update(node.inputs[slot.index] for slot in slots)
+    return found
 
 
-def _follows(node: onnx_ir.Node, placement: Placement) -> bool:
-    """Whether all that the node reads is quantized already, and something of it computed in 8 bits."""
-    read = [node.inputs[slot.index] for slot in FOLLOWING[node.op_type](node)]
-    quantized = placement.activations()
-    return all(value in quantized for value in read) and any(value in placement.resident for value in read)
-
-
-def _settle(node: onnx_ir.Node, placement: Placement) -> None:
-    rule = FOLLOWING[node.op_type]
-    placement.slots[node] = rule(node)
+def _settle(node: onnx_ir.Node, slots: tuple[Slot, ...], placement: Placement) -> None:
     output = fused_output(node)
+    placement.slots[node] = slots
     placement.resident[output] = None
-    if rule is keep_range:
+    if FOLLOWING[node.op_type] is keep_range and output is node.outputs[0]:
         placement.range_of[output] = node.inputs[0]
 
 
-def _bias(node: onnx_ir.Node, index: int) -> tuple[Slot, ...] | None:
-    """Return the slot of a constant bias, nothing where there is no bias, None where it cannot be quantized."""
-    if len(node.inputs) <= index or node.inputs[index] is None:
+def _weighted(node: onnx_ir.Node, weight_axis: int) -> tuple[Slot, ...]:
+    """x (0), weight (1) and, where there is one, bias (2); nothing where one of them cannot be quantized."""
+    if not _is_float_matrix(node.inputs[1]):
         return ()
-    return (Slot(index, "bias"),) if _is_float_constant(node.inputs[index]) else None
+    slots = (Slot(0, "activation"), Slot(1, "weight", weight_axis))
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    if bias is None:
+        return slots
+    n_channels = known_constant(node.inputs[1]).shape[weight_axis]
+    return (*slots, Slot(2, "bias")) if _is_bias(bias, n_channels) else ()
+
+
+def _is_float_matrix(value: onnx_ir.Value | None) -> bool:
+    tensor = constant(value)
+    return tensor is not None and tensor.dtype.name == "FLOAT" and len(tensor.shape) > 1
+
+
+def _is_bias(value: onnx_ir.Value, n_channels: int) -> bool:
+    tensor = constant(value)
+    if tensor is None or tensor.dtype.name != "FLOAT":
+        return False
+    return tensor.size == 1 or (tensor.size == n_channels and tensor.shape[-1] == n_channels)
+
+
+def _is_float(value: onnx_ir.Value | None) -> bool:
+    return value is not None and value.dtype is not None and value.dtype.name == "FLOAT"
+
+
+def _is_fixed(node: onnx_ir.Node, fixed: Collection[onnx_ir.Value]) -> bool:
+    """Whether a node computes the same at every run, since it reads constants only."""
+    if node.op_type == "Constant":
+        return True
+    read = [value for value in node.inputs if value is not None]
+    return bool(read) and all(value in fixed or constant(value) is not None for value in read)
+
+
+def _cuts_around_zero(node: onnx_ir.Node) -> bool:
+    """Whether a node is a Relu, or a Clip between constants that zero lies between."""
+    if node.domain != "" or node.op_type != "Clip":
+        return node.domain == "" and node.op_type == "Relu"
+    low, high = (*(constant(value) for value in node.inputs[1:3]), None, None)[:2]
+    bounds_known = all(value is None or constant(value) is not None for value in node.inputs[1:3])
+    return bounds_known and (low is None or low.numpy() <= 0) and (high is None or high.numpy() >= 0)
 
 
 def _weight_bytes(node: onnx_ir.Node, slots: tuple[Slot, ...]) -> int:
     return sum(known_constant(node.inputs[slot.index]).nbytes for slot in slots if slot.role == "weight")
-
-
-def _is_float_constant(value: onnx_ir.Value | None) -> bool:
-    import onnx_ir
-
-    tensor = constant(value)
-    return tensor is not None and tensor.dtype == onnx_ir.DataType.FLOAT
-
-
-def _is_computed(value: onnx_ir.Value | None) -> bool:
-    """Whether a value depends on the model's inputs (a constant may be hidden behind a Transpose or Reshape)."""
-    if value is None or constant(value) is not None:
-        return False
-    node = value.producer()
-    return node is None or not node.inputs or any(_is_computed(read) for read in node.inputs)

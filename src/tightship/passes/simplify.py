@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -12,8 +12,8 @@ from tightship.core.model import Form, Model
 from tightship.core.passes import DataNeed, Pass, PassResult
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import InvalidModel
-from tightship.passes.editing import editable, name_everything, quiet_libraries, refuse_nan
-from tightship.passes.folding import MOST_NEW_ELEMENTS, FoldBudget
+from tightship.passes.editing import deep_copy, editable, name_everything, quiet_libraries, refuse_nan
+from tightship.passes.folding import FoldBudget
 from tightship.passes.upgrade import upgraded
 
 if TYPE_CHECKING:
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Simplify"]
 
-_MOST_ROUNDS = 4
+_MOST_ROUNDS = 8
 """Folding makes new rewrites possible and the other way round; networks seen so far settle in two rounds."""
+
+_NO_LIMIT = 2**40
+"""Elements of a folded result: `FoldBudget` has judged it already, and knows what it takes the place of."""
 
 _BIG_BYTES = 1024
 
@@ -56,12 +59,9 @@ def _simplified(graph: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
     """Return a simplified copy; where onnxscript fails on the model, one by the safe rewrites of onnx_ir alone."""
     reason = ""
     for rewrites in (_all_rewrites, _safe_rewrites):
-        simple = graph.clone(deep_copy=True)
         try:
             with quiet_libraries():
-                _clean(simple)
-                rewrites(simple)
-                _clean(simple)
+                simple = _settled(graph, rewrites)
             _keep_interface(graph, simple)
         except Exception as error:  # rewriters of other libraries raise many types
             reason = reason or str(error).partition("\n")[0]
@@ -71,28 +71,33 @@ def _simplified(graph: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
     raise InvalidModel(f"the graph cannot be simplified, so something in it is malformed: {reason}")
 
 
-def _all_rewrites(graph: onnx_ir.Model) -> None:
+def _settled(graph: onnx_ir.Model, rewrites: Callable[[onnx_ir.Model, FoldBudget], None]) -> onnx_ir.Model:
+    """Apply `rewrites` to a copy until nothing changes any more."""
+    budget = FoldBudget()
+    graph = _cleaned(graph)
+    outline = _outline(graph)
+    for _ in range(_MOST_ROUNDS):
+        rewrites(graph, budget)
+        graph = _cleaned(graph)
+        before, outline = outline, _outline(graph)
+        if outline == before:
+            break
+    return graph
+
+
+def _all_rewrites(graph: onnx_ir.Model, budget: FoldBudget) -> None:
     from onnx_ir.passes import common
     from onnxscript import optimizer, rewriter
 
     common.InlinePass()(graph)
-    budget = FoldBudget()
-    outline: object = None
-    for _ in range(_MOST_ROUNDS):
-        optimizer.fold_constants_ir(
-            graph,
-            onnx_shape_inference=True,
-            output_size_limit=MOST_NEW_ELEMENTS,
-            should_fold=budget.should_fold,
-        )
-        rewriter.rewrite(graph)
-        before, outline = outline, _outline(graph)
-        if outline == before:
-            break
-    _safe_rewrites(graph)
+    optimizer.fold_constants_ir(
+        graph, onnx_shape_inference=True, output_size_limit=_NO_LIMIT, should_fold=budget.should_fold
+    )
+    rewriter.rewrite(graph)
+    _safe_rewrites(graph, budget)
 
 
-def _safe_rewrites(graph: onnx_ir.Model) -> None:
+def _safe_rewrites(graph: onnx_ir.Model, _budget: FoldBudget) -> None:
     from onnx_ir.passes import common
 
     steps: tuple[Callable[[onnx_ir.Model], object], ...] = (
@@ -110,20 +115,40 @@ def _safe_rewrites(graph: onnx_ir.Model) -> None:
         step(graph)
 
 
-def _clean(graph: onnx_ir.Model) -> None:
-    """Forget shapes that exporters left behind and infer them afresh; name everything; drop notes of exporters."""
+def _cleaned(graph: onnx_ir.Model) -> onnx_ir.Model:
+    """Return a copy with shapes inferred afresh, everything named, and the notes of exporters dropped."""
     from onnx_ir.passes import common
 
-    for subgraph in graph.graphs():
-        outputs = set(subgraph.outputs)
-        for node in subgraph:
-            for value in node.outputs:
-                value.metadata_props.clear()
-                if value not in outputs:
-                    value.shape = None
+    # The copy also forgets operators that rewriters detached but left on the lists of their inputs' readers.
+    graph = deep_copy(graph)
+    for value in _computed(graph):
+        value.metadata_props.clear()
+        value.shape = None
     common.ClearMetadataAndDocStringPass()(graph)
     name_everything(graph)
+    if any("Sequence" in node.op_type or "Optional" in node.op_type for node in graph.graph.all_nodes()):
+        return graph  # onnx_ir's inference writes the types of sequences down as those of tensors
     common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
+    for value in _computed(graph):
+        value.shape = _without_invented(value.shape)
+    return graph
+
+
+def _computed(graph: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
+    """Yield what operators compute, the outputs of graphs left out: their shapes are declared."""
+    for subgraph in graph.graphs():
+        outputs = set(subgraph.outputs)
+        yield from (value for node in subgraph for value in node.outputs if value not in outputs)
+
+
+def _without_invented(shape: onnx_ir.Shape | None) -> onnx_ir.Shape | None:
+    """Drop the names `unk__7` that inference gives to unknown lengths; they count up at every run."""
+    import onnx_ir
+
+    if shape is None:
+        return None
+    dims = [None if isinstance(dim, onnx_ir.SymbolicDim) and str(dim).startswith("unk__") else dim for dim in shape]
+    return onnx_ir.Shape(dims)
 
 
 def _keep_interface(before: onnx_ir.Model, after: onnx_ir.Model) -> None:

@@ -12,7 +12,7 @@ from tightship.core.specs import TensorSpec
 from tightship.core.target import Target
 from tightship.engines import open_session
 from tightship.errors import EngineError, InvalidModel
-from tightship.passes.editing import quiet_libraries
+from tightship.passes.editing import deep_copy, quiet_libraries
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -38,7 +38,7 @@ def upgraded(graph: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
     opset = graph.opset_imports.get("", _OLDEST_OPSET)
     if opset >= _OLDEST_OPSET:
         return graph, ()
-    converted = graph.clone(deep_copy=True)
+    converted = deep_copy(graph)
     reason = _convert(converted) or _difference(graph, converted)
     if reason:
         return graph, (f"the model stays at opset {opset}: {reason}",)

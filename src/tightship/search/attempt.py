@@ -24,8 +24,7 @@ def attempt(workshop: Workshop, proposal: Proposal, budget: Budget, source: Tria
         return Trial(proposal, proposal.name, None, None, "failed", str(error))
     measured = Measurement(built.size_bytes, timing.latency, timing.ratio)
     refusal = judge.not_worth_it(measured, source.known, budget)
-    status, reason = ("refused", refusal) if refusal else ("untested", "")
-    return Trial(proposal, proposal.name, built, measured, status, reason)
+    return Trial(proposal, proposal.name, built, measured, "refused" if refusal else "untested", refusal or "")
 
 
 def attempt_all(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tightship.core.budget import Budget
 from tightship.core.measurement import Agreement, DropTest, Measurement, Ratio
-from tightship.core.plan import Candidate
+from tightship.core.plan import Candidate, Status
 
 __all__ = ["not_worth_it", "pareto_front", "quality_verdict", "rank", "too_different"]
 
@@ -27,7 +27,7 @@ def too_different(agreement: Agreement) -> str:
     return f"should compute the same as the source but does not: {cause}"
 
 
-def quality_verdict(test: DropTest) -> tuple[str, str]:
+def quality_verdict(test: DropTest) -> tuple[Status, str]:
     """Return the status (`accepted`, `refused`, `undecided`) and its reason."""
     bound = f"drop {test.drop:.4f}, at most {test.upper:.4f} at {test.confidence:.0%} confidence"
     if test.passed:

@@ -1,0 +1,79 @@
+"""Write `docs/reference.md` from the tables themselves: commands, passes, exit codes.
+
+python docs/generate.py            write it
+python docs/generate.py --check    say whether it is as the tables are
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import click
+
+from tightship import errors
+from tightship.cli.main import cli
+from tightship.passes import PASSES
+
+PAGE = Path(__file__).parent / "reference.md"
+WIDTH = 100
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join((*_head(), *_passes(), *_exit_codes(), *_commands())) + "\n"
+
+
+def _head() -> Iterator[str]:
+    yield "# Reference"
+    yield ""
+    yield "Written by `make docs` from the tables in the code; a test keeps the two alike."
+
+
+def _passes() -> Iterator[str]:
+    yield "\n## Passes\n"
+    yield "What a `recipe.toml` may hold, and what `tightship compress` applies one by one.\n"
+    yield "| pass | works on | data | keeps outputs | fields (defaults) | what it does |"
+    yield "|---|---|---|---|---|---|"
+    for name, entry in PASSES.items():
+        values = ", ".join(f"`{field.name}={field.default!r}`" for field in fields(entry)) or "-"
+        first = (entry.__doc__ or "").strip().partition("\n")[0]
+        exact = "yes" if entry.lossless else "no"
+        yield f"| `{name}` | {entry.form} | {entry.data} | {exact} | {values} | {first} |"
+
+
+def _exit_codes() -> Iterator[str]:
+    yield "\n## Exit codes\n"
+    yield "```text"
+    yield (errors.__doc__ or "").partition("\n\n")[2].strip()
+    yield "```"
+
+
+def _commands() -> Iterator[str]:
+    yield "\n## Commands"
+    context = click.Context(cli, info_name="tightship", max_content_width=WIDTH, terminal_width=WIDTH)
+    yield from _help(cli, context)
+    for name in cli.list_commands(context):
+        command = cli.commands[name]
+        yield from _help(command, click.Context(command, context, info_name=name, terminal_width=WIDTH))
+
+
+def _help(command: click.Command, context: click.Context) -> Iterator[str]:
+    yield f"\n### `{context.command_path}`\n"
+    yield "```text"
+    yield command.get_help(context)
+    yield "```"
+
+
+def main() -> int:
+    """Write the page, or check it."""
+    if "--check" in sys.argv:
+        return 0 if PAGE.read_text(encoding="utf-8") == page() else 1
+    PAGE.write_text(page(), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,268 @@
+"""Ranges of tensors over the calibration data, in one streaming pass: what is kept are statistics, never activations.
+
+The graph is extended by what is to be watched, cut behind it, and run by ONNX Runtime with all its optimizations.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from tightship.core.dataset import Batch, Dataset
+from tightship.core.feeds import feeds
+from tightship.core.graph import from_ir, initializer_bytes
+from tightship.core.progress import SILENT, Progress
+from tightship.core.session import Arrays
+from tightship.core.specs import TensorSpec
+from tightship.core.target import Target
+from tightship.engines.onnxruntime import OnnxRuntime
+from tightship.errors import DatasetError, DatasetMismatch, InvalidModel
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["Histogram", "Method", "observe_ranges"]
+
+Method = Literal["minmax", "percentile"]
+
+_NEVER_NEGATIVE = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"})
+
+_LEAST_EXPONENT = -100
+
+_MOST_ITEM_ELEMENTS = 2**18
+_MOST_WEIGHT_BYTES = 2**22
+_MOST_ITEMS = 16
+"""Small networks run in batches, since starting a run costs more than running; large ones gain nothing by it."""
+
+
+def observe_ranges(
+    graph: onnx_ir.Model,
+    names: Sequence[str],
+    data: Dataset | None,
+    method: Method = "minmax",
+    percentile: float = 99.99,
+    progress: Progress = SILENT,
+) -> dict[str, list[float]]:
+    """Return `[low, high]`, `low <= 0 <= high`, of each named float tensor of the main graph over all items of `data`.
+
+    `minmax` takes the smallest and largest value, `percentile` the range that holds this percentage of all values, half
+    of the others lying on either side of it; both widen it to hold zero, which quantization must represent exactly.
+    Memory does not depend on the number of items. Raises `DatasetError` without data, `InvalidModel` naming the tensor
+    that holds NaN or infinity.
+    """
+    if data is None:
+        raise DatasetError("calibration needs data and got none: give representative inputs, 100 items or more")
+    watch: _Watch = _Extremes() if method == "minmax" else _Histograms(percentile)
+    watched = graph.clone()
+    watch.extend(watched, names)
+    _cut(watched, watch.outputs)
+    inputs = from_ir(watched).inputs
+    n_items = 0
+    with OnnxRuntime().open(from_ir(watched), Target(), spin=False) as session, progress.step("calibrate") as advance:
+        for feed in feeds(_checked(data, inputs), inputs, _items_at_once(watched, inputs, data)):
+            watch.update(session.run(feed.arrays))
+            n_items += feed.n_items
+            advance(feed.n_items)
+    if not n_items:
+        raise DatasetError(f"{data.name}: calibration needs data and found no item; give 100 items or more")
+    return watch.ranges()
+
+
+class _Watch(ABC):
+    """What is added to the graph and kept of its outputs."""
+
+    def __init__(self) -> None:
+        self.outputs: list[onnx_ir.Value] = []
+
+    @abstractmethod
+    def extend(self, graph: onnx_ir.Model, names: Sequence[str]) -> None:
+        """Add to `outputs` what is to be computed for the named values, new operators included."""
+
+    @abstractmethod
+    def update(self, outputs: Arrays) -> None:
+        """Take the outputs of one batch."""
+
+    @abstractmethod
+    def ranges(self) -> dict[str, list[float]]:
+        """Return `[low, high]` by tensor name."""
+
+
+class _Extremes(_Watch):
+    """x -> ReduceMin, ReduceMax, ReduceSum: the sum is NaN where any element is, which the other two overlook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ranges: dict[str, list[float]] = {}
+        self._names: dict[str, tuple[str, str]] = {}
+
+    def extend(self, graph: onnx_ir.Model, names: Sequence[str]) -> None:
+        for value in _values(graph, names):
+            self._ranges[value.name] = [0.0, 0.0]
+            producer = value.producer()
+            reductions = ["ReduceMax", "ReduceSum"]
+            if producer is None or producer.op_type not in _NEVER_NEGATIVE:
+                reductions.append("ReduceMin")
+            for reduction in reductions:
+                output = _computed(graph, value, reduction, {"keepdims": 0})
+                self._names[output.name] = (value.name, reduction)
+                self.outputs.append(output)
+
+    def update(self, outputs: Arrays) -> None:
+        for output, array in outputs.items():
+            name, reduction = self._names[output]
+            found = float(array)
+            if math.isnan(found) or (math.isinf(found) and reduction != "ReduceSum"):
+                raise _not_finite(name)
+            known = self._ranges[name]
+            if reduction == "ReduceMin":
+                known[0] = min(known[0], found)
+            elif reduction == "ReduceMax":
+                known[1] = max(known[1], found)
+
+    def ranges(self) -> dict[str, list[float]]:
+        return self._ranges
+
+
+class _Histograms(_Watch):
+    """x -> x: the values themselves leave the session, one batch at a time, and are counted."""
+
+    def __init__(self, percentile: float) -> None:
+        super().__init__()
+        self._percentile = percentile
+        self._histograms: dict[str, Histogram] = {}
+        self._names: dict[str, str] = {}
+
+    def extend(self, graph: onnx_ir.Model, names: Sequence[str]) -> None:
+        for value in _values(graph, names):
+            output = _computed(graph, value, "Identity", {})
+            self._histograms[value.name] = Histogram()
+            self._names[output.name] = value.name
+            self.outputs.append(output)
+
+    def update(self, outputs: Arrays) -> None:
+        for output, array in outputs.items():
+            name = self._names[output]
+            if not self._histograms[name].add(array):
+                raise _not_finite(name)
+
+    def ranges(self) -> dict[str, list[float]]:
+        return {name: list(histogram.range(self._percentile)) for name, histogram in self._histograms.items()}
+
+
+class Histogram:
+    """Counts of values in equal bins over `[-2**k, 2**k)`; neighbouring bins merge when k grows.
+
+    Bin edges are exact binary fractions, so the counts depend on the values alone, not on their order or batches.
+    """
+
+    n_bins = 8192
+
+    def __init__(self) -> None:
+        self.counts = np.zeros(self.n_bins, dtype=np.int64)
+        self._exponent: int | None = None
+        self._low = self._high = 0.0
+
+    def add(self, values: np.ndarray) -> bool:
+        """Count all elements of a float32 array; return False, having counted none, where one is NaN or infinite."""
+        if values.size == 0:
+            return True
+        low, high = float(values.min()), float(values.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return False
+        self._low, self._high = min(low, self._low), max(high, self._high)
+        if low == high == 0:
+            self.counts[self.n_bins // 2] += values.size
+            return True
+        exponent = self._reach(max(-low, high))
+        bins = values.reshape(-1) * np.float32(self.n_bins // 2 * 2.0**-exponent)
+        np.floor(bins, out=bins)
+        self.counts += np.bincount(bins.astype(np.int64) + self.n_bins // 2, minlength=self.n_bins)
+        return True
+
+    def range(self, percentile: float) -> tuple[float, float]:
+        """Return the bins' outer edges beyond which at most half of the other values lie on either side, and zero."""
+        if self._exponent is None:
+            return 0.0, 0.0
+        width = 2.0 * 2.0**self._exponent / self.n_bins
+        cumulated = np.cumsum(self.counts)
+        left_out = cumulated[-1] * (100.0 - percentile) / 200.0
+        first = int(np.searchsorted(cumulated, left_out, side="right"))
+        last = int(np.searchsorted(cumulated, cumulated[-1] - left_out, side="left"))
+        low, high = (first - self.n_bins // 2) * width, (last + 1 - self.n_bins // 2) * width
+        return min(max(low, self._low), 0.0), max(min(high, self._high), 0.0)
+
+    def _reach(self, peak: float) -> int:
+        """Merge bins until they reach beyond `peak`; return k."""
+        wanted = max(math.frexp(peak)[1], _LEAST_EXPONENT)
+        if self._exponent is None:
+            self._exponent = wanted
+        while self._exponent < wanted:
+            merged = self.counts.reshape(-1, 2).sum(axis=1)
+            self.counts = np.pad(merged, self.n_bins // 4)
+            self._exponent += 1
+        return self._exponent
+
+
+def _values(graph: onnx_ir.Model, names: Sequence[str]) -> list[onnx_ir.Value]:
+    known = {value.name: value for value in graph.graph.inputs}
+    known |= {value.name: value for node in graph.graph for value in node.outputs}
+    return [known[name] for name in names]
+
+
+def _computed(graph: onnx_ir.Model, value: onnx_ir.Value, op_type: str, attributes: dict[str, int]) -> onnx_ir.Value:
+    """Add an operator on `value` right behind its producer, so that the engine may run it while `value` is at hand."""
+    import onnx_ir
+
+    node = onnx_ir.node(op_type, [value], attributes)
+    output = node.outputs[0]
+    output.name = node.name = f"{value.name}/{op_type}"
+    output.dtype = onnx_ir.DataType.FLOAT
+    producer = value.producer()
+    if producer is None:
+        graph.graph.insert_before(graph.graph[0], node)
+    else:
+        graph.graph.insert_after(producer, node)
+    return output
+
+
+def _cut(graph: onnx_ir.Model, outputs: Sequence[onnx_ir.Value]) -> None:
+    """Make these the only outputs and drop all that does not lead to them."""
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    graph.graph.outputs[:] = outputs
+    RemoveUnusedNodesPass()(graph)
+
+
+def _items_at_once(graph: onnx_ir.Model, inputs: Sequence[TensorSpec], data: Dataset) -> int:
+    first = next(data.open(), None)
+    item_elements = 1 if first is None else max(array[:1].size for array in first.inputs.values())
+    fitting = min(_MOST_ITEM_ELEMENTS // item_elements, _MOST_WEIGHT_BYTES // max(1, initializer_bytes(graph)))
+    return min(max(1, fitting), _MOST_ITEMS)
+
+
+def _checked(data: Dataset, inputs: Sequence[TensorSpec]) -> Dataset:
+    """Return the data with every batch checked: names, shapes of items, and finite numbers."""
+
+    def check(batch: Batch) -> Batch:
+        for spec in inputs:
+            if spec.name not in batch.inputs:
+                raise DatasetMismatch(f"{data.name}: expected an array for each input, found none for {spec}")
+            array = batch.inputs[spec.name]
+            if array.ndim and not spec.accepts((spec.batch or len(array), *array.shape[1:])):
+                raise DatasetMismatch(f"{data.name}: expected items for {spec}, found arrays {list(array.shape)}")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise DatasetError(f"{data.name}: input {spec.name!r} holds NaN or infinite values; clean the data")
+        return batch
+
+    return data.mapped(check)
+
+
+def _not_finite(name: str) -> InvalidModel:
+    return InvalidModel(
+        f"tensor {name!r} becomes NaN or infinite on the calibration data, expected finite numbers; "
+        "check that the inputs are scaled as in training, and exclude or repair the operator that computes it"
+    )

@@ -1,0 +1,101 @@
+"""Int8 with ranges from calibration: the graph is written with QuantizeLinear and DequantizeLinear (QDQ).
+
+Engines merge these into integer operators; an engine that does not merge one still computes the same numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+from tightship.core.dataset import Dataset
+from tightship.core.model import Model
+from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Statistics
+from tightship.core.progress import SILENT, Progress
+from tightship.errors import UnsupportedError, UsageError
+from tightship.passes.calibration import Method, observe_ranges
+from tightship.passes.editing import editable, name_everything, unknown_exclusions
+from tightship.passes.placement import place, quantizable
+from tightship.passes.qdq import Grid, write_qdq
+from tightship.passes.quantize import IntegerType
+from tightship.passes.upgrade import upgraded
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["Int8Static"]
+
+_FIRST_OPSET = 13
+"""The first with scales per channel."""
+
+
+@dataclass(frozen=True)
+class Int8Static(Quantizer):
+    """Quantize Conv, Gemm and MatMul to int8 with ranges observed on calibration data.
+
+    Weights are symmetric int8, activations 8 bits with a zero point, biases int32. What lies between convolutions
+    (sums, pooling) stays in 8 bits; normalizations, Softmax, products by gates and the like stay float. The same file
+    runs in integers on ONNX Runtime and on OpenVINO.
+
+    `weight_bits` 7 keeps weights within -63..63, which processors with AVX2 but without VNNI need: their 8-bit products
+    saturate. `attention` quantizes products of two activations as well. `calibration` "percentile" leaves out outliers:
+    the range holds `percentile` percent of the values seen.
+    """
+
+    name: ClassVar[str] = "int8-static"
+    data: ClassVar[DataNeed] = "calibration"
+
+    activation: IntegerType = "uint8"
+    weight_bits: int = 8
+    per_channel: bool = True
+    attention: bool = False
+    calibration: Method = "minmax"
+    percentile: float = 99.99
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.weight_bits <= 8:
+            raise UsageError(f"int8-static: weight_bits must be 2 to 8, found {self.weight_bits}")
+        if not 50 < self.percentile <= 100:
+            raise UsageError(f"int8-static: percentile must be above 50 and at most 100, found {self.percentile}")
+
+    def operators(self, model: Model) -> tuple[Operator, ...]:
+        return quantizable(_prepared(model), self.attention)
+
+    def observe(self, model: Model, data: Dataset | None, progress: Progress = SILENT) -> Statistics:
+        """Return `[low, high]` by tensor name for every tensor that any choice of `exclude` quantizes."""
+        graph = _prepared(model)
+        names = [value.name for value in place(graph, self.attention).observed()]
+        if not names:
+            return {}
+        return observe_ranges(graph, names, data, self.calibration, self.percentile, progress)
+
+    def rewrite(self, model: Model, statistics: Statistics) -> PassResult:
+        graph = _prepared(model)
+        notes = unknown_exclusions(self.exclude, quantizable(graph, self.attention))
+        placement = place(graph, self.attention, self.exclude)
+        if not placement.slots:
+            return PassResult(model, False, (*notes, "no operator is left to quantize"))
+        write_qdq(graph, placement, statistics, Grid(self.activation, self.weight_bits, self.per_channel))
+        return PassResult(model.after(self.step, graph), True, notes)
+
+
+def _prepared(model: Model) -> onnx_ir.Model:
+    """Return an editable copy with unique names, in an opset that has scales per channel, with types known.
+
+    Raises `UnsupportedError` where the opset is older and the model cannot be brought to a newer one.
+    """
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    graph = editable(model)
+    name_everything(graph)
+    graph, notes = upgraded(graph)
+    opset = graph.opset_imports.get("", _FIRST_OPSET)
+    if opset < _FIRST_OPSET:
+        raise UnsupportedError(
+            f"int8-static needs opset {_FIRST_OPSET} or later, found {opset}, and {'; '.join(notes)}; "
+            "export the model again at a newer opset"
+        )
+    name_everything(graph)
+    if any(value.dtype is None for node in graph.graph if node.op_type == "MatMul" for value in node.inputs):
+        ShapeInferencePass(check_type=False, strict_mode=False)(graph)
+    return graph

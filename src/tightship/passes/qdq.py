@@ -1,0 +1,223 @@
+"""Writes QuantizeLinear and DequantizeLinear into a graph, where a placement says and with the ranges observed."""
+
+from __future__ import annotations
+
+import copy
+from collections import defaultdict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tightship.core.graph import operator_name
+from tightship.core.passes import Statistics
+from tightship.errors import UsageError
+from tightship.passes.editing import add_constant, all_values, constant, drop_unused, known_constant
+from tightship.passes.placement import Placement, Role, Slot
+from tightship.passes.quantize import (
+    Affine,
+    IntegerType,
+    QuantizedTensor,
+    affine_of_range,
+    bias_floor,
+    quantize_bias,
+    quantize_weight,
+    symmetric_of_range,
+)
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["Grid", "write_qdq"]
+
+_BIAS = 2
+"""Index of the bias among the inputs of Conv and Gemm."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Which integers are used: the type of activations, the bits of weights and factors, scales per channel or not."""
+
+    activation: IntegerType
+    weight_bits: int
+    per_channel: bool
+
+
+def write_qdq(graph: onnx_ir.Model, placement: Placement, statistics: Statistics, grid: Grid) -> None:
+    """Quantize, in place, all that the placement names.
+
+    Raises `UsageError` where the statistics are not those of this graph, `InvalidModel` where a weight is not finite.
+    """
+    _Writer(graph, placement, statistics, grid).write()
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One input of one operator."""
+
+    node: onnx_ir.Node
+    slot: Slot
+
+
+class _Writer:
+    def __init__(self, graph: onnx_ir.Model, placement: Placement, statistics: Statistics, grid: Grid) -> None:
+        self._graph = graph
+        self._placement = placement
+        self._statistics = statistics
+        self._grid = grid
+        self._taken = {value.name for value in all_values(graph)}
+        self._reads: dict[tuple[onnx_ir.Value, Role], list[_Read]] = defaultdict(list)
+        for node, slots in placement.slots.items():
+            for slot in slots:
+                self._reads[node.inputs[slot.index], slot.role].append(_Read(node, slot))
+        self._input = {node: node.inputs[0] for node in placement.slots}
+        self._affine: dict[onnx_ir.Value, Affine] = {}
+        self._read_back: dict[onnx_ir.Value, onnx_ir.Value] = {}
+
+    def write(self) -> None:
+        for value in self._placement.activations():
+            self._activation(value)
+        for value in self._placement.factors():
+            self._factor(value)
+        for (value, role), reads in self._reads.items():
+            if role == "weight":
+                for axis in dict.fromkeys(read.slot.axis for read in reads):
+                    self._weight(value, axis, [read for read in reads if read.slot.axis == axis])
+
+    def _activation(self, value: onnx_ir.Value) -> None:
+        """Quantize a value for those who read it in 8 bits or, where it is computed in 8 bits, for everyone.
+
+        value -> readers        becomes        value -> QuantizeLinear -> DequantizeLinear -> readers
+        """
+        affine = self._affine[value] = affine_of_range(*self._range(value), self._grid.activation)
+        if value not in self._placement.resident:
+            self._hand_out(value, "activation", self._quantized(value, affine, value.name))
+            return
+        readers = tuple(value.uses())
+        cut = value.producer()
+        source = cut.inputs[0] if cut is not None and _saturates_alike(cut, affine) else value
+        read_back = self._read_back[value] = self._quantized(source, affine, value.name)
+        for node, index in readers:
+            node.replace_input_with(index, read_back)
+        self._take_over_output(value, read_back)
+        if source is not value:
+            self._graph.graph.remove(cut, safe=True)
+
+    def _factor(self, value: onnx_ir.Value) -> None:
+        affine = symmetric_of_range(*self._range(value), self._grid.weight_bits)
+        source = self._read_back.get(value, value)
+        self._hand_out(value, "factor", self._quantized(source, affine, f"{value.name}/factor"))
+
+    def _weight(self, value: onnx_ir.Value, axis: int | None, reads: list[_Read]) -> None:
+        """Quantize a weight once for all operators that read it along this axis, and their biases."""
+        biases = {read.node: self._bias_array(read.node) for read in reads}
+        floors = [bias_floor(bias, self._input_scale(node)) for node, bias in biases.items() if bias is not None]
+        floor = np.max(floors, axis=0) if floors else 0.0
+        if not self._grid.per_channel:
+            axis, floor = None, np.max(floor)
+        tensor = known_constant(value).numpy()
+        quantized = quantize_weight(tensor, axis, self._grid.weight_bits, floor, value.name)
+        read_back = self._stored(quantized, value.name, reads[0].node)
+        for read in reads:
+            read.node.replace_input_with(read.slot.index, read_back)
+            bias = biases[read.node]
+            if bias is not None:
+                self._bias(read.node, bias, quantized.affine.scale)
+        drop_unused(value)
+
+    def _bias(self, node: onnx_ir.Node, bias: np.ndarray, weight_scale: np.ndarray) -> None:
+        old = node.inputs[_BIAS]
+        quantized = quantize_bias(bias, self._input_scale(node), weight_scale)
+        node.replace_input_with(_BIAS, self._stored(quantized, f"{operator_name(node)}/bias", node))
+        drop_unused(old)
+
+    def _bias_array(self, node: onnx_ir.Node) -> np.ndarray | None:
+        """Return the bias with one element per output channel, or None where there is none."""
+        slots = {slot.role: slot for slot in self._placement.slots[node]}
+        if "bias" not in slots:
+            return None
+        bias = known_constant(node.inputs[_BIAS]).numpy().reshape(-1)
+        n_channels = known_constant(node.inputs[slots["weight"].index]).shape[slots["weight"].axis]
+        return np.broadcast_to(bias, (n_channels,))
+
+    def _input_scale(self, node: onnx_ir.Node) -> np.ndarray:
+        return self._affine[self._input[node]].scale
+
+    def _range(self, value: onnx_ir.Value) -> tuple[float, float]:
+        name = self._placement.source(value).name
+        if name not in self._statistics:
+            raise UsageError(f"the statistics hold no range of tensor {name!r}; calibrate with this same model")
+        low, high = self._statistics[name]
+        return low, high
+
+    def _hand_out(self, value: onnx_ir.Value, role: Role, read_back: onnx_ir.Value) -> None:
+        for read in self._reads[value, role]:
+            read.node.replace_input_with(read.slot.index, read_back)
+
+    def _quantized(self, value: onnx_ir.Value, affine: Affine, name: str) -> onnx_ir.Value:
+        """Put QuantizeLinear and DequantizeLinear behind a value; return what is read back."""
+        scale, zero_point = self._constants(affine, name)
+        quantize = self._node("QuantizeLinear", [value, scale, zero_point], f"{name}/quantize")
+        read_back = self._node("DequantizeLinear", [quantize.outputs[0], scale, zero_point], f"{name}/dequantize")
+        producer = value.producer()
+        if producer is None:
+            self._graph.graph.insert_before(self._graph.graph[0], [quantize, read_back])
+        else:
+            self._graph.graph.insert_after(producer, [quantize, read_back])
+        return _typed_like(value, read_back.outputs[0])
+
+    def _stored(self, tensor: QuantizedTensor, name: str, reader: onnx_ir.Node) -> onnx_ir.Value:
+        """Store integers as an initializer, with a DequantizeLinear before its first reader; return what is read."""
+        integers = add_constant(self._graph, self._fresh(f"{name}/quantized"), tensor.values)
+        scale, zero_point = self._constants(tensor.affine, name)
+        axis = {} if tensor.axis is None else {"axis": tensor.axis}
+        node = self._node("DequantizeLinear", [integers, scale, zero_point], f"{name}/dequantize", axis)
+        self._graph.graph.insert_before(reader, node)
+        return node.outputs[0]
+
+    def _constants(self, affine: Affine, name: str) -> tuple[onnx_ir.Value, onnx_ir.Value]:
+        scale = add_constant(self._graph, self._fresh(f"{name}/scale"), affine.scale)
+        return scale, add_constant(self._graph, self._fresh(f"{name}/zero_point"), affine.zero_point)
+
+    def _node(
+        self, op_type: str, inputs: list[onnx_ir.Value], name: str, attributes: dict[str, int] | None = None
+    ) -> onnx_ir.Node:
+        import onnx_ir
+
+        node = onnx_ir.node(op_type, inputs, attributes or {}, name=name)
+        node.outputs[0].name = self._fresh(name)
+        return node
+
+    def _take_over_output(self, value: onnx_ir.Value, read_back: onnx_ir.Value) -> None:
+        """Where `value` was an output of the graph, make `read_back` that output, under the same name."""
+        outputs = self._graph.graph.outputs
+        if not value.is_graph_output():
+            return
+        name = value.name
+        value.name, read_back.name = self._fresh(f"{name}/float"), name
+        outputs[:] = [read_back if output is value else output for output in outputs]
+
+    def _fresh(self, name: str) -> str:
+        """Return the name, or the name with the first number behind it that nothing else has."""
+        free, count = name, 0
+        while free in self._taken:
+            count += 1
+            free = f"{name}_{count}"
+        self._taken.add(free)
+        return free
+
+
+def _saturates_alike(cut: onnx_ir.Node, affine: Affine) -> bool:
+    """Whether quantizing to these integers already cuts off what a Relu or Clip does.
+
+    True at the lower end where the least integer is zero itself, since values below it saturate; at the upper end
+    always, since the largest integer stands for a value that was seen behind the Clip.
+    """
+    low = constant(cut.inputs[1]) if cut.op_type == "Clip" and len(cut.inputs) > 1 else None
+    cuts_at_zero = cut.op_type == "Relu" or (cut.op_type == "Clip" and low is not None and float(low.numpy()) == 0.0)
+    return cuts_at_zero and bool(affine.zero_point == np.iinfo(affine.zero_point.dtype).min)
+
+
+def _typed_like(value: onnx_ir.Value, new: onnx_ir.Value) -> onnx_ir.Value:
+    new.type, new.shape = copy.copy(value.type), None if value.shape is None else value.shape.copy()
+    return new
