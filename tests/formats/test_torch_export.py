@@ -138,7 +138,7 @@ def test_a_file_without_example_inputs_says_so(tmp_path: Path) -> None:
 
 
 def test_a_module_that_branches_on_values_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="torch.export cannot trace Branching"):
+    with pytest.raises(UnsupportedError, match=r"torch\.export cannot trace Branching"):
         formats.write(from_torch(Branching().eval(), (torch.ones(2, 4),)), tmp_path / "model.pt2")
     assert list(tmp_path.iterdir()) == []
 
@@ -187,10 +187,10 @@ def test_a_flipped_bit_in_a_member_is_refused(tmp_path: Path) -> None:
     path = formats.write(net(), tmp_path / "model.pt2").path
     whole = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
-        starts = [entry.header_offset + 30 + len(entry.filename) for entry in archive.infolist() if entry.file_size > 40]
-    for start in starts:
+        middles = [whole.index(content) + len(content) // 2 for content in map(archive.read, archive.namelist())]
+    for middle in middles:
         flipped = bytearray(whole)
-        flipped[start + len(whole) // 10_000 + 90] ^= 1
+        flipped[middle] ^= 1
         path.write_bytes(flipped)
         with pytest.raises(InvalidModel):
             formats.read(formats.recognise(str(path)))

@@ -10,11 +10,11 @@ doctor    what this machine has and can do
 
 from __future__ import annotations
 
-from tightship.api.bench import BenchRow, bench
-from tightship.api.check import check
-from tightship.api.compress import compress
-from tightship.api.inspect import inspect
-from tightship.api.optimize import optimize
+from tightship.api.benching import BenchRow, bench
+from tightship.api.checking import check
+from tightship.api.compressing import compress
+from tightship.api.inspecting import inspect
+from tightship.api.optimizing import optimize
 from tightship.api.options import Options
 from tightship.measure.doctor import examine as doctor
 

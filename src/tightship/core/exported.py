@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tightship.core.model import Model, TorchModule
 from tightship.core.pt2_archive import check_archive
-from tightship.core.torch_module import BATCH, exportable, from_torch
+from tightship.core.torch_module import BATCH, by_position, exportable, from_torch, input_names
 from tightship.errors import InvalidModel, UnsupportedError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def read_pt2(path: Path) -> Model:
             module = program.module(check_guards=False)
     except Exception as error:  # the loader raises what its parts raise, SyntaxError and AssertionError included
         raise InvalidModel(f"{path}: torch.export cannot load it: {_reason(error)}") from error
-    return from_torch(module, _examples(path, program))
+    return from_torch(*_positional(path, program, module))
 
 
 def has_batch(model: Model) -> bool:
@@ -92,15 +92,20 @@ def _shapes(module: torch.nn.Module, examples: tuple[torch.Tensor, ...]) -> dict
     return {name: (axes,) * len(value) if isinstance(value, tuple) else axes for name, value in bound.items()}
 
 
-def _examples(path: Path, program: torch.export.ExportedProgram) -> tuple[torch.Tensor, ...]:
+def _positional(
+    path: Path, program: torch.export.ExportedProgram, module: torch.nn.Module
+) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """Return the module and its example inputs as the module form calls it: every input by position."""
     import torch
 
-    positional, named = program.example_inputs or ((), {})
-    examples: tuple[Any, ...] = (*positional, *named.values())
+    positions, keywords = program.example_inputs or ((), {})
+    examples: tuple[Any, ...] = (*positions, *keywords.values())
     if not examples or not all(isinstance(value, torch.Tensor) for value in examples):
         found = ", ".join(type(value).__name__ for value in examples) or "none"
         raise InvalidModel(f"{path}: expected tensors as example inputs, found {found}; export it with some")
-    return tuple(value.detach() for value in examples)
+    if keywords:
+        module = by_position(module, (*input_names(module, len(positions)), *keywords), len(keywords))
+    return module, tuple(value.detach() for value in examples)
 
 
 def _advice(error: Exception) -> str:

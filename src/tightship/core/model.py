@@ -64,6 +64,6 @@ class Model:
 
 
 def _brief(value: object) -> str:
-    if isinstance(value, list | tuple) and len(value) > 3:
+    if isinstance(value, list | tuple) and len(value) > 1:
         return f"[{len(value)} items]"
     return str(value)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import ClassVar, Literal
 
 from tightship.core.dataset import Dataset
@@ -59,7 +59,10 @@ class Pass(ABC):
         return Step(self.name, parameters)
 
     def __str__(self) -> str:
-        return str(self.step)
+        """The name, with the parameters that differ from their defaults: `weight-only(bits=8)`."""
+        defaults = {entry.name: entry.default for entry in fields(self)}
+        changed = {key: value for key, value in asdict(self).items() if value != defaults[key]}
+        return str(Step(self.name, changed))
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from typing import Any
 from tightship.core.torch_files import check_zip, load_data
 from tightship.errors import InvalidModel, UnsupportedOperators
 
-__all__ = ["check_archive"]
+__all__ = ["check_archive", "is_known_operator"]
 
 _MEMBERS = re.compile(
     r"archive_format|archive_version|byteorder|version|\.format_version|\.storage_alignment|\.data/\w+"
@@ -32,7 +32,8 @@ _NAME = re.compile(r"\w*", re.ASCII)
 _DOTTED = re.compile(r"[\w.:/ -]*", re.ASCII)  # torch quotes those that are no Python names
 _SYMBOL = re.compile(r"[A-Za-z][A-Za-z_]*\d{0,5}", re.ASCII)
 _OPERATOR = re.compile(
-    r"torch\.ops\.(aten|prims)\.(?!(from_file|save)\.)[a-z_]\w*\.\w+"  # those two read or write a file of any name
+    r"torch\.ops\.(aten|prims)\.(?!(from_file|save)\.)"  # those two read or write a file of any name
+    r"(_?[A-Za-z]\w*|__i?(and|or|xor|lshift|rshift)__)\.[A-Za-z]\w*"
     r"|torch\.ops\.higher_order\.(cond|while_loop|scan|map_impl|associative_scan|wrap_with_(set_grad_enabled|autocast))"
     r"|torch\.(sym_(float|int|ite|max|min|not|sum|sqrt|fresh_size|constrain_range)|_sym_sqrt)"
     r"|math\.(ceil|floor|trunc|sqrt)"
@@ -86,6 +87,11 @@ def check_archive(path: Path) -> None:
         load_data(BytesIO(examples), f"{path}: the example inputs inside")
 
 
+def is_known_operator(target: str) -> bool:
+    """Whether a name is of an operator of PyTorch's own that computes on tensors or sizes and does nothing else."""
+    return _OPERATOR.fullmatch(target) is not None
+
+
 def _read_members(path: Path) -> tuple[dict[str, bytes], dict[str, int]]:
     """Contents of the descriptions and the sizes of all members by name, as torch's own reader sees them."""
     import torch
@@ -120,7 +126,7 @@ def _check_payloads(path: Path, members: dict[str, bytes], sizes: dict[str, int]
 def _check_program(path: Path, content: bytes) -> None:
     document = _json(path, content)
     _check_strings(path, document)
-    foreign = sorted({target for target in _targets(document) if not _OPERATOR.fullmatch(target)})
+    foreign = sorted({target for target in _targets(document) if not is_known_operator(target)})
     if foreign:
         raise UnsupportedOperators(f"{path}: {len(foreign)} operators are not PyTorch's own: {', '.join(foreign)}")
 

@@ -32,7 +32,7 @@ class Recipe:
         return all(entry.lossless for entry in self.passes)
 
     def __str__(self) -> str:
-        return " + ".join(entry.name for entry in self.passes) or "as it is"
+        return " + ".join(str(entry) for entry in self.passes) or "as it is"
 
     def to_toml(self) -> str:
         """Write the recipe as TOML: a `[target]` table and one `[[passes]]` table per pass."""

@@ -19,7 +19,17 @@ from tightship.errors import InvalidModel
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BATCH", "exportable", "from_torch", "input_names", "named_outputs", "to_numpy", "to_torch", "vary"]
+__all__ = [
+    "BATCH",
+    "by_position",
+    "exportable",
+    "from_torch",
+    "input_names",
+    "named_outputs",
+    "to_numpy",
+    "to_torch",
+    "vary",
+]
 
 BATCH = "batch"
 """Name of axis 0 of inputs and outputs of a module that was seen to take any number of items."""
@@ -103,7 +113,7 @@ def exportable(model: Model) -> torch.nn.Module:
     values = result.values() if type(result) is dict else result if type(result) in (tuple, list) else [result]
     if all(isinstance(value, torch.Tensor) for value in values):
         return content.module
-    return _named(content.module, tuple(spec.name for spec in model.inputs))
+    return by_position(content.module, tuple(spec.name for spec in model.inputs))
 
 
 def vary(tensor: torch.Tensor, index: int) -> torch.Tensor:
@@ -131,6 +141,32 @@ def to_torch(array: np.ndarray) -> torch.Tensor:
     return torch.from_numpy(array)
 
 
+def by_position(module: torch.nn.Module, names: tuple[str, ...], n_keywords: int = 0) -> torch.nn.Module:
+    """Wrap a module into one that takes tensors `names` by position and returns a dict by output name.
+
+    The last `n_keywords` of them are handed on by keyword.
+    """
+    import torch
+
+    class Named(torch.nn.Module):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+            n_positions = len(names) - n_keywords
+            keywords = dict(zip(names[n_positions:], inputs[n_positions:], strict=True))
+            return named_outputs(self.module(*inputs[:n_positions], **keywords))
+
+    # Exporters name the inputs of a graph after the signature.
+    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    parameters = [inspect.Parameter(name, kind) for name in ("self", *names)]
+    Named.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapped = Named()
+    wrapped.training = False  # alone: an exported module refuses eval()
+    return wrapped
+
+
 def to_numpy(tensor: torch.Tensor, dtype: str | None = None) -> np.ndarray:
     """Copy a tensor to a fresh array, of the type that `dtype` names (None: its own)."""
     import torch
@@ -143,24 +179,6 @@ def to_numpy(tensor: torch.Tensor, dtype: str | None = None) -> np.ndarray:
 
         return np.array(tensor.view(torch.int16).numpy()).view(bfloat16)
     return np.array(tensor.numpy())
-
-
-def _named(module: torch.nn.Module, names: tuple[str, ...]) -> torch.nn.Module:
-    import torch
-
-    class Named(torch.nn.Module):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.module = module
-
-        def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
-            return named_outputs(self.module(*inputs))
-
-    # Exporters name the inputs of a graph after the signature.
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(name, kind) for name in ("self", *names)]
-    Named.forward.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return Named().eval()
 
 
 def _tensors(value: object, name: str) -> Iterator[tuple[str, torch.Tensor]]:

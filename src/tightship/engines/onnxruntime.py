@@ -110,7 +110,7 @@ def _without_weights(graph: onnx_ir.Model) -> tuple[bytes, dict[str, Any]]:
             if tensor is None:
                 continue
             if subgraph is light.graph and tensor.nbytes >= _LEAST_SHARED_BYTES and tensor.dtype.name in _SHARED_DTYPES:
-                weights[name] = ort.OrtValue.ortvalue_from_numpy(tensor.numpy())
+                weights[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
                 value.const_value = _placeholder(tensor)
             elif isinstance(tensor, onnx_ir.ExternalTensor):
                 value.const_value = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)

@@ -59,6 +59,9 @@ class _OvSession:
         self._request: Any = compiled.create_infer_request()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        missing = [spec.name for spec in self.inputs if spec.name not in inputs]
+        if missing:  # OpenVINO would take what lies in that input's memory
+            raise EngineError(f"OpenVINO failed while running: no array for input {', '.join(missing)}")
         try:
             results = self._request.infer(dict(inputs), share_inputs=True, share_outputs=False)
         except Exception as error:

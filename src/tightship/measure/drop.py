@@ -21,8 +21,8 @@ __all__ = ["WIDEST", "Differences", "Discordance", "DropEvidence", "Replicates"]
 WIDEST = 1e6
 """Stands for "no bound is known": wider than any drop, and a number that JSON can hold."""
 
-FEWEST_ITEMS = 20
-"""Below this the tail of real scores and of whole-set metrics is unknown, and nothing is decided."""
+FEWEST_ITEMS = 30
+"""With fewer the tail of real scores and the spread of whole-set metrics are unknown, and nothing is decided."""
 
 POWER_Z = 0.8416
 """Normal quantile of the 80 % power that `n_needed` aims at."""
@@ -134,7 +134,9 @@ class Discordance(DropEvidence):
         rate = (self.n_lost + self.n_gained) / self.n_items
         _, variance = _score(np.array(self.n_lost), np.array(self.n_gained), self.n_items, self._ordering_drop)
         null, observed = math.sqrt(float(variance) / self.n_items), math.sqrt(max(rate - self.drop**2, 0.0))
-        return ((_normal_quantile(alpha) * null + POWER_Z * observed) / (self.allowed - self.drop)) ** 2
+        typical = ((_normal_quantile(alpha) * null + POWER_Z * observed) / (self.allowed - self.drop)) ** 2
+        # Even without a single loss a drop of `allowed` is excluded only once (1 - allowed)^n <= alpha.
+        return max(typical, math.log(alpha) / math.log1p(-self.allowed) if 0 < self.allowed < 1 else 0.0)
 
     @property
     def _ordering_drop(self) -> float:
@@ -219,10 +221,8 @@ class Differences(DropEvidence):
         return WIDEST if self.n_items < FEWEST_ITEMS else statistics.mean_bound(self._guarded, alpha)
 
     def n_at(self, alpha: float) -> float:
-        # Solves allowed - drop = z s / sqrt(n) + excess / n, the last being what the added item weighs.
-        room, excess = self.allowed - self.drop, max(self.worst - self.drop, 0.0)
-        noise = (_normal_quantile(alpha) + POWER_Z) * float(self.values.std())
-        return ((noise + math.sqrt(noise**2 + 4 * room * excess)) / (2 * room)) ** 2
+        # The added item weighs (worst - drop) / n.
+        return _n_for(self.allowed - self.drop, alpha, float(self.values.std()), self.worst - self.drop)
 
     @cached_property
     def _guarded(self) -> np.ndarray:
@@ -261,8 +261,10 @@ class Replicates(DropEvidence):
         return float(np.sort(self.values)[-1 - n_above])
 
     def n_at(self, alpha: float) -> float:
-        noise = (_normal_quantile(alpha) + POWER_Z) * float(self.values.std())
-        return self.n_items * (noise / (self.allowed - self.drop)) ** 2
+        # The spread of a resample falls with the root of n, its bias with n.
+        spread = float(self.values.std()) * math.sqrt(self.n_items)
+        bias = (float(self.values.mean()) - self.estimate) * self.n_items
+        return _n_for(self.allowed - self.drop, alpha, spread, bias)
 
 
 def _score(lost: np.ndarray, gained: np.ndarray, n: int, drop: float) -> tuple[np.ndarray, np.ndarray]:
@@ -274,6 +276,12 @@ def _score(lost: np.ndarray, gained: np.ndarray, n: int, drop: float) -> tuple[n
     variance = n * (2 * p_gained + drop * (1 - drop))
     known = variance > 1e-12
     return np.where(known, (lost - gained - n * drop) / np.sqrt(np.where(known, variance, 1.0)), 0.0), variance
+
+
+def _n_for(room: float, alpha: float, spread: float, bias: float) -> float:
+    # Solves room = z spread / sqrt(n) + bias / n for n.
+    noise, bias = (_normal_quantile(alpha) + POWER_Z) * spread, max(bias, 0.0)
+    return ((noise + math.sqrt(noise**2 + 4 * room * bias)) / (2 * room)) ** 2
 
 
 def _normal_quantile(alpha: float) -> float:

@@ -97,14 +97,14 @@ def time_interleaved(
         while len(rounds) < max_rounds and (len(rounds) < min_rounds or spent_s < wanted_s):
             order = order[::-1] if len(rounds) % 2 else rng.permutation(len(sessions))
             feed = feeds[len(rounds) % len(feeds)]
-            medians = [0.0] * len(sessions)
+            medians, before_s = [0.0] * len(sessions), spent_s
             for index in order:
                 found = turns[index].take(feed)
                 samples[index] += found
                 medians[index] = float(np.median(found))
                 spent_s += sum(found) * turns[index].n_inner / 1e3
             rounds.append(medians)
-            advance(round(sum(medians)))
+            advance(round((spent_s - before_s) * 1e3))
     return Timings(
         np.array(rounds),
         tuple(np.array(entry) for entry in samples),

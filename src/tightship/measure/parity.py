@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from tightship.core.specs import TensorSpec
 from tightship.errors import DatasetMismatch, EngineError
 from tightship.measure.tally import MAX_ERROR, MAX_SQNR_DB, Judgement, Tally, rounding_unit
 
-__all__ = ["compare", "perturbed"]
+__all__ = ["PairedRun", "compare", "pair", "paired_runs", "perturbed"]
 
 _BATCH = 3
 """Items per run where any number is taken: more than one, so that a batch that was baked in shows."""
@@ -49,24 +49,54 @@ def compare(
     problem = _different_interface(first, second)
     if problem:
         return _disagreement(problem)
-    outputs = _pair([spec.name for spec in first.outputs], [spec.name for spec in second.outputs])
+    outputs = pair([spec.name for spec in first.outputs], [spec.name for spec in second.outputs])
     tallies = {name: Tally() for name in outputs}
     n_items = 0
     with progress.step("comparing outputs", min(max_items, dataset.n_items)) as advance:
-        for feed in _feeds(first, second, dataset, max_items):
-            reference = feed.unpad(first.run(feed.arrays))
-            try:
-                candidate = feed.unpad(second.run(_renamed(feed.arrays, first.inputs, second.inputs)))
-            except EngineError as error:
-                return _disagreement(f"the second model fails on {feed.n_items} items that the first takes: {error}")
-            moved = feed.unpad(first.run(perturbed(feed.arrays))) if n_items < _N_NOISE_ITEMS else {}
+        for run in paired_runs(first, second, dataset, max_items):
+            if run.failure:
+                return _disagreement(run.failure)
             for name, other in outputs.items():
-                tallies[name].add(reference[name], candidate[other], feed.n_items)
-                if name in moved:
-                    tallies[name].add_noise(reference[name], moved[name])
-            n_items += feed.n_items
-            advance(feed.n_items)
+                run.tell(tallies[name], name, other)
+            n_items += run.n_items
+            advance(run.n_items)
     return _agreement({name: tally.judge(rtol, atol, flipped_fraction) for name, tally in tallies.items()}, n_items)
+
+
+@dataclass(frozen=True)
+class PairedRun:
+    """Outputs of two sessions on the same items, those of the first on inputs moved by a rounding (or none of it).
+
+    `failure` says why the second gave none.
+    """
+
+    n_items: int
+    reference: Arrays
+    candidate: Arrays
+    moved: Arrays
+    failure: str = ""
+
+    def tell(self, tally: Tally, name: str, other: str) -> None:
+        """Add output `name` of the first and `other` of the second session to a tally."""
+        tally.add(self.reference[name], self.candidate[other], self.n_items)
+        if name in self.moved:
+            tally.add_noise(self.reference[name], self.moved[name])
+
+
+def paired_runs(first: Session, second: Session, dataset: Dataset, max_items: int) -> Iterator[PairedRun]:
+    """Run both sessions on the same batches, until `max_items` items have been run."""
+    n_items = 0
+    for feed in _feeds(first, second, dataset, max_items):
+        reference = feed.unpad(first.run(feed.arrays))
+        try:
+            candidate = feed.unpad(second.run(_renamed(feed.arrays, first.inputs, second.inputs)))
+        except EngineError as error:
+            failure = f"the second model fails on {feed.n_items} items that the first takes: {error}"
+            yield PairedRun(feed.n_items, reference, {}, {}, failure)
+            return
+        moved = feed.unpad(first.run(perturbed(feed.arrays))) if n_items < _N_NOISE_ITEMS else {}
+        yield PairedRun(feed.n_items, reference, candidate, moved)
+        n_items += feed.n_items
 
 
 def perturbed(arrays: Mapping[str, np.ndarray], seed: int = 0) -> Arrays:
@@ -105,7 +135,7 @@ def _different_interface(first: Session, second: Session) -> str:
         if len(mine) != len(others):
             return f"{len(others)} {what}s ({_names(others)}), expected {len(mine)} ({_names(mine)})"
     by_name = {spec.name: spec for spec in second.inputs}
-    for name, other in _pair([spec.name for spec in first.inputs], list(by_name)).items():
+    for name, other in pair([spec.name for spec in first.inputs], list(by_name)).items():
         ours, theirs = next(spec for spec in first.inputs if spec.name == name), by_name[other]
         if "unknown" not in (ours.dtype, theirs.dtype) and ours.dtype != theirs.dtype:
             return f"input {other!r} takes {theirs.dtype}, expected {ours.dtype}"
@@ -114,7 +144,7 @@ def _different_interface(first: Session, second: Session) -> str:
     return ""
 
 
-def _pair(names: Sequence[str], others: Sequence[str]) -> dict[str, str]:
+def pair(names: Sequence[str], others: Sequence[str]) -> dict[str, str]:
     """Pair equal names, and the names that are left by position."""
     left = iter([other for other in others if other not in names])
     return {name: name if name in others else next(left) for name in names}
@@ -135,7 +165,7 @@ def _merged(ours: TensorSpec, theirs: TensorSpec) -> TensorSpec | None:
 def _feeds(first: Session, second: Session, dataset: Dataset, max_items: int) -> Iterator[Feed]:
     """Batches that both sessions take, their arrays under the names of `first`."""
     by_name = {spec.name: spec for spec in second.inputs}
-    pairs = _pair([spec.name for spec in first.inputs], list(by_name))
+    pairs = pair([spec.name for spec in first.inputs], list(by_name))
     specs = [_merged(spec, by_name[pairs[spec.name]]) or spec for spec in first.inputs]
     data = _under_names(dataset, [spec.name for spec in specs])
     n_items = 0
@@ -165,14 +195,14 @@ def _under_names(dataset: Dataset, wanted: Sequence[str]) -> Dataset:
         raise DatasetMismatch(
             f"{dataset.name}: expected arrays {', '.join(wanted)}, found {', '.join(found) or 'none'}"
         )
-    names = {array: name for name, array in _pair(wanted, found).items()}
+    names = {array: name for name, array in pair(wanted, found).items()}
     return dataset.mapped(
         lambda batch: replace(batch, inputs={names[name]: array for name, array in batch.inputs.items()})
     )
 
 
 def _renamed(arrays: Arrays, ours: Sequence[TensorSpec], theirs: Sequence[TensorSpec]) -> Arrays:
-    pairs = _pair([spec.name for spec in ours], [spec.name for spec in theirs])
+    pairs = pair([spec.name for spec in ours], [spec.name for spec in theirs])
     return {pairs[name]: array for name, array in arrays.items()}
 
 

@@ -234,7 +234,7 @@ def _module_unusual_weights(content: TorchModule) -> Iterator[Risk]:
     import torch
 
     tensors = dict((*content.module.named_parameters(), *content.module.named_buffers()))
-    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    floats = {name: tensor.detach() for name, tensor in tensors.items() if tensor.is_floating_point()}
     bad = [name for name, tensor in floats.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         yield Risk("nan", f"NaN or infinity in weights: {_few(bad)}", "Train again, or load other weights.")

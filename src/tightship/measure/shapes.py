@@ -1,9 +1,16 @@
-"""Shapes of all values of a graph, inferred without running it and without its weights."""
+"""Shapes of all values of a graph, inferred operator by operator without running it or reading its weights.
+
+ONNX infers each operator. What shapes are computed from (lengths, indices, axes) is followed here: ONNX's own data
+propagation unrolls every vector, so that one declared with 2^32 elements fills the memory.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from tightship.core.model import Model
 
@@ -11,183 +18,220 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
-__all__ = ["Shape", "infer_shapes", "named_lengths"]
+__all__ = ["Shape", "infer_shapes"]
 
 Shape = tuple[int, ...]
 
-_LARGEST_KEPT_BYTES = 1024
-"""Initializers up to this size keep their data: shapes and axes are among them."""
+_MOST_ELEMENTS_FOLLOWED = 256
 
-_STAND_IN_OPSET = 17
-_FOLLOWS_COMPUTED_SHAPES_SINCE = 13
+_RESHAPES = frozenset({"Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"})
+_COMPUTES_SHAPES = _RESHAPES | {"Abs", "Add", "And", "Ceil", "Concat", "ConstantOfShape", "Div", "Equal", "Expand"}
+_COMPUTES_SHAPES |= {"Floor", "Gather", "Greater", "Less", "Max", "Min", "Mod", "Mul", "Neg", "Not", "Or", "Range"}
+_COMPUTES_SHAPES |= {"ReduceMax", "ReduceMin", "ReduceProd", "ReduceSum", "ScatterND", "Slice", "Split", "Sqrt", "Sub"}
+_COMPUTES_SHAPES |= {"Transpose", "Where"}
 
-_SHAPED_LIKE_FIRST_INPUT = frozenset(
-    {
-        "Attention",
-        "BiasGelu",
-        "FastGelu",
-        "Gelu",
-        "GroupQueryAttention",
-        "MultiHeadAttention",
-        "QLinearLeakyRelu",
-        "QLinearSigmoid",
-        "QLinearSoftmax",
-        "QuickGelu",
-        "RotaryEmbedding",
-        "SimplifiedLayerNormalization",
-        "SkipLayerNormalization",
-        "SkipSimplifiedLayerNormalization",
-    }
-)
+
+_FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm"}
+"""Operators of ONNX Runtime that are a standard one followed by an activation."""
 
 
 def infer_shapes(model: Model, lengths: Mapping[str, int] | None = None) -> dict[str, Shape]:
-    """Return the shapes of the values that ONNX's shape inference can tell, by name, those of subgraphs too.
+    """Return the shapes that can be told, by value name, those of subgraphs too.
 
     Unknown axes of the inputs get the length that `lengths` gives for their name, else 1. Shapes stated in the file
-    are not believed, since exporters and rewrites leave stale ones. Operators that ONNX Runtime contributes, which
-    ONNX cannot infer, are replaced by standard ones of the same output shape.
+    are not believed, since exporters and rewrites leave stale ones.
     """
-    import onnx
-    import onnx_ir
-
-    light = _without_weights(model.graph.clone(), lengths or {})
-    for node in tuple(light.graph.all_nodes()):
-        _stand_in(node, light)
-    light.graph.opset_imports.setdefault("", _STAND_IN_OPSET)
-    try:
-        inferred = onnx.shape_inference.infer_shapes(_upgraded(onnx_ir.to_proto(light)), data_prop=True)
-    except Exception:  # inference is a courtesy: what it cannot tell is reported as unknown
-        return {}
-    return dict(_known_shapes(inferred.graph))
+    inference = _Inference(model.graph, lengths or {})
+    inference.visit(model.graph.graph)
+    return inference.shapes
 
 
-def _upgraded(proto: onnx.ModelProto) -> onnx.ModelProto:
-    # Sizes that a graph computes from other shapes are followed only at newer opsets.
-    import onnx
+class _Inference:
+    def __init__(self, model: onnx_ir.Model, lengths: Mapping[str, int]) -> None:
+        self.shapes: dict[str, Shape] = {}
+        self._types: dict[str, onnx.TypeProto] = {}
+        self._data: dict[str, np.ndarray] = {}
+        self._opsets = dict(model.opset_imports)
+        for value in model.graph.inputs:
+            if value.dtype is not None and value.shape is not None:
+                shape = (dim if isinstance(dim, int) else lengths.get(dim.value or "", 1) for dim in value.shape)
+                self._know(value, value.dtype, tuple(shape))
 
-    if max(entry.version for entry in proto.opset_import if not entry.domain) >= _FOLLOWS_COMPUTED_SHAPES_SINCE:
-        return proto
-    try:
-        return onnx.version_converter.convert_version(proto, _STAND_IN_OPSET)
-    except Exception:  # the converter does not know every operator
-        return proto
+    def visit(self, graph: onnx_ir.Graph) -> None:
+        """Infer all operators of a graph in their order."""
+        for value in graph.initializers.values():
+            self._know_tensor(value, value.const_value)
+        for node in graph:
+            try:
+                self._infer(node)
+            except Exception:  # what ONNX cannot infer, for whatever reason, stays unknown, and so does what follows
+                continue
 
+    def _infer(self, node: onnx_ir.Node) -> None:
+        for body in _subgraphs(node):
+            self.visit(body)
+        if node.op_type == "Constant":
+            self._know_tensor(node.outputs[0], _constant_tensor(node))
+        elif node.op_type == "If":
+            self._join_branches(node)
+        elif (node.domain == "com.microsoft" or node.op_type.startswith("Simplified")) and node.op_type in _CONTRIBUTED:
+            shape = _CONTRIBUTED[node.op_type](node, [self._shape(value) for value in node.inputs])
+            for value in node.outputs[0:4:3]:  # the fourth is the sum that a fused addition made on the way
+                self._know(value, value.dtype or node.inputs[0].dtype, shape)
+        else:
+            self._infer_standard(node)
+            self._follow(node)
 
-def named_lengths(shape: onnx_ir.Shape | None, lengths: Mapping[str, int]) -> Shape:
-    """Return the shape with a length for every axis: its own, that of its name, or 1."""
-    return tuple(dim if isinstance(dim, int) else lengths.get(dim.value or "", 1) for dim in shape or ())
+    def _infer_standard(self, node: onnx_ir.Node) -> None:
+        import onnx
+        import onnx_ir
 
-
-def _without_weights(graph: onnx_ir.Model, lengths: Mapping[str, int]) -> onnx_ir.Model:
-    import onnx_ir
-
-    main = graph.graph
-    for value in main.inputs:
-        value.shape = onnx_ir.Shape(named_lengths(value.shape, lengths))
-    for node in main.all_nodes():
+        proto = onnx_ir.to_proto(node)
+        if node.op_type in _FUSED:
+            proto = onnx.NodeProto(op_type=_FUSED[node.op_type], output=proto.output[:1], input=proto.input[:3])
+            kept = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "transA", "transB")
+            proto.attribute.extend(onnx_ir.to_proto(node.attributes[name]) for name in kept if name in node.attributes)
+        schema = onnx.defs.get_schema(proto.op_type, self._opsets.get(proto.domain, 1), proto.domain)
+        given = [value for value in node.inputs if value is not None and value.name in self._types]
+        data = {
+            value.name: onnx.numpy_helper.from_array(self._data[value.name])
+            for value in given
+            if value.name in self._data
+        }
+        opsets = [onnx.helper.make_opsetid(domain, version) for domain, version in self._opsets.items()]
+        types = {value.name: self._types[value.name] for value in given}
+        inferred = onnx.shape_inference.infer_node_outputs(schema, proto, types, data, None, opsets)
         for value in node.outputs:
-            value.shape = None
-    for value in tuple(main.initializers.values()):
-        tensor = value.const_value
-        if tensor.nbytes > _LARGEST_KEPT_BYTES or isinstance(tensor, onnx_ir.ExternalTensor):
-            main.initializers.pop(value.name)
-            value.const_value = None
-            value.type, value.shape = onnx_ir.TensorType(tensor.dtype), tensor.shape
-            if value not in main.inputs:
-                main.inputs.append(value)
-    return graph
+            if value.name in inferred:
+                self._types[value.name] = inferred[value.name]
+                dims = inferred[value.name].tensor_type.shape.dim
+                if inferred[value.name].tensor_type.HasField("shape") and all(
+                    dim.HasField("dim_value") for dim in dims
+                ):
+                    self.shapes[value.name] = tuple(dim.dim_value for dim in dims)
+
+    def _follow(self, node: onnx_ir.Node) -> None:
+        """Compute small whole vectors, which may be shapes."""
+        output = node.outputs[0].name or ""
+        if node.op_type in ("Shape", "Size"):
+            shape = self._shape(node.inputs[0])
+            ends = [node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end")]
+            self._data[output] = np.array(
+                shape[slice(*ends)] if node.op_type == "Shape" else math.prod(shape), np.int64
+            )
+        elif node.op_type in _COMPUTES_SHAPES and math.prod(self.shapes[output]) <= _MOST_ELEMENTS_FOLLOWED:
+            inputs = {value.name: self._data[value.name] for value in node.inputs if value is not None}
+            self._data[output] = self._compute(node, inputs)
+
+    def _compute(self, node: onnx_ir.Node, inputs: dict[str, np.ndarray]) -> np.ndarray:
+        import onnx_ir
+        from onnx.reference import ReferenceEvaluator
+
+        output = node.outputs[0].name or ""
+        if node.op_type in _RESHAPES:
+            dtype = onnx_ir.DataType(self._types[output].tensor_type.elem_type).numpy()
+            return next(iter(inputs.values())).astype(dtype).reshape(self.shapes[output])
+        with np.errstate(all="ignore"):
+            result = ReferenceEvaluator(onnx_ir.to_proto(node)).run(None, inputs)[0]
+        return np.asarray(result).reshape(self.shapes[output])
+
+    def _join_branches(self, node: onnx_ir.Node) -> None:
+        branches = [body.outputs for body in _subgraphs(node)]
+        for value, *results in zip(node.outputs, *branches, strict=True):
+            shapes = {self._shape(result) for result in results}
+            if len(shapes) == 1:
+                self._know(value, results[0].dtype or value.dtype, shapes.pop())
+
+    def _shape(self, value: onnx_ir.Value | None) -> Shape:
+        """The shape of an input that is there; a `KeyError` ends the inference of the operator."""
+        return () if value is None else self.shapes[value.name or ""]
+
+    def _know(self, value: onnx_ir.Value, dtype: onnx_ir.DataType | None, shape: Shape) -> None:
+        import onnx
+
+        name = value.name or ""
+        self.shapes[name] = shape
+        self._types[name] = onnx.helper.make_tensor_type_proto(dtype.value if dtype else 1, shape)
+
+    def _know_tensor(self, value: onnx_ir.Value, tensor: onnx_ir.TensorProtocol | None) -> None:
+        if tensor is None:
+            return
+        self._know(value, tensor.dtype, tuple(int(dim) for dim in tensor.shape.numpy()))
+        if tensor.size <= _MOST_ELEMENTS_FOLLOWED:
+            self._data[value.name or ""] = tensor.numpy()
 
 
-def _stand_in(node: onnx_ir.Node, model: onnx_ir.Model) -> None:
-    if node.domain != "com.microsoft" and node.op_type != "SimplifiedLayerNormalization":
-        return
-    if node.op_type in _SHAPED_LIKE_FIRST_INPUT:
-        _replace(node, "Identity", node.inputs[:1])
-    elif node.op_type in _REPLACEMENTS:
-        _REPLACEMENTS[node.op_type](node, model)
+def _constant_tensor(node: onnx_ir.Node) -> onnx_ir.TensorProtocol:
+    import onnx_ir
+
+    if "value" in node.attributes:
+        return node.attributes["value"].as_tensor()
+    value = next(iter(node.attributes.values())).value
+    whole = isinstance(value, int) or (not isinstance(value, float) and isinstance(value[0], int))
+    return onnx_ir.tensor(np.array(value, np.int64 if whole else np.float32))
 
 
-def _matmul_n_bits(node: onnx_ir.Node, model: onnx_ir.Model) -> None:
-    shape = (node.attributes["K"].as_int(), node.attributes["N"].as_int())
-    _replace(node, "MatMul", [node.inputs[0], _weight(node, model, shape)])
+def _subgraphs(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
+    for attribute in node.attributes.values():
+        if attribute.type.name == "GRAPH":
+            yield attribute.as_graph()
 
 
-def _gather_block_quantized(node: onnx_ir.Node, model: onnx_ir.Model) -> None:
-    bits = node.attributes["bits"].as_int() if "bits" in node.attributes else 4
-    data = node.inputs[0]
-    if data is None or data.shape is None or data.dtype is None:
-        return
-    rows, columns = data.shape.numpy()
-    per_entry = 8 // bits if data.dtype.bitwidth == 8 else 1
-    _replace(node, "Gather", [_weight(node, model, (rows, columns * per_entry)), node.inputs[1]])
+ShapeRule = Callable[["onnx_ir.Node", Sequence[Shape]], Shape]
 
 
-def _rename(op_type: str, *positions: int) -> Callable[[onnx_ir.Node, onnx_ir.Model], None]:
-    def replace(node: onnx_ir.Node, _model: onnx_ir.Model) -> None:
-        _replace(node, op_type, [node.inputs[position] for position in positions])
-
-    return replace
+def _like(position: int) -> ShapeRule:
+    return lambda _node, shapes: shapes[position]
 
 
-def _fused_matmul(node: onnx_ir.Node, model: onnx_ir.Model) -> None:
-    if not any(node.attributes[name].as_int() for name in ("transA", "transB") if name in node.attributes):
-        _rename("MatMul", 0, 1)(node, model)
+def _broadcast(*positions: int) -> ShapeRule:
+    return lambda _node, shapes: tuple(np.broadcast_shapes(*(shapes[position] for position in positions)))
 
 
-def _fused_conv(node: onnx_ir.Node, _model: onnx_ir.Model) -> None:
-    kept = {"auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"} & set(node.attributes)
-    _replace(node, "Conv", node.inputs[:2], [node.attributes[name] for name in sorted(kept)])
+def _product(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
+    first, second = (
+        (*shape[:-2], shape[-1], shape[-2]) if _attribute(node, name, 0) else shape
+        for shape, name in zip(shapes[:2], ("transA", "transB"), strict=True)
+    )
+    return (*np.broadcast_shapes(first[:-2], second[:-2]), first[-2], second[-1])
 
 
-_REPLACEMENTS: Mapping[str, Callable[[onnx_ir.Node, onnx_ir.Model], None]] = {
-    "DynamicQuantizeMatMul": _rename("MatMul", 0, 1),
-    "FusedConv": _fused_conv,
-    "FusedMatMul": _fused_matmul,
-    "GatherBlockQuantized": _gather_block_quantized,
-    "MatMulIntegerToFloat": _rename("MatMul", 0, 1),
-    "MatMulNBits": _matmul_n_bits,
-    "QLinearAdd": _rename("Add", 0, 3),
-    "QLinearMul": _rename("Mul", 0, 3),
+def _low_bit_product(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
+    return (*shapes[0][:-1], _attribute(node, "N", 0))
+
+
+def _low_bit_lookup(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
+    table, indices = shapes[:2]
+    packed = node.inputs[0] is not None and node.inputs[0].dtype is not None and node.inputs[0].dtype.bitwidth == 8
+    return (*indices, *table[1:-1], table[-1] * (8 // _attribute(node, "bits", 4) if packed else 1))
+
+
+def _attribute(node: onnx_ir.Node, name: str, default: int) -> int:
+    return int(node.attributes[name].as_int()) if name in node.attributes else default
+
+
+_CONTRIBUTED: Mapping[str, ShapeRule] = {
+    "Attention": lambda _node, shapes: (*shapes[0][:-1], shapes[1][-1] // 3),
+    "BiasGelu": _like(0),
+    "DynamicQuantizeMatMul": _product,
+    "EmbedLayerNormalization": lambda _node, shapes: (*shapes[0], shapes[2][-1]),
+    "FastGelu": _like(0),
+    "FusedMatMul": _product,
+    "Gelu": _like(0),
+    "GatherBlockQuantized": _low_bit_lookup,
+    "GroupQueryAttention": _like(0),
+    "MatMulIntegerToFloat": _product,
+    "MatMulNBits": _low_bit_product,
+    "MultiHeadAttention": _like(0),
+    "QLinearAdd": _broadcast(0, 3),
+    "QLinearLeakyRelu": _like(0),
+    "QLinearMul": _broadcast(0, 3),
+    "QLinearSigmoid": _like(0),
+    "QLinearSoftmax": _like(0),
+    "QuickGelu": _like(0),
+    "RotaryEmbedding": _like(0),
+    "SimplifiedLayerNormalization": _like(0),
+    "SkipLayerNormalization": _like(0),
+    "SkipSimplifiedLayerNormalization": _like(0),
 }
-
-
-def _weight(node: onnx_ir.Node, model: onnx_ir.Model, shape: Shape) -> onnx_ir.Value:
-    import onnx_ir
-
-    weight = onnx_ir.val(f"{node.outputs[0].name}/weight", dtype=onnx_ir.DataType.FLOAT, shape=shape)
-    model.graph.inputs.append(weight)
-    return weight
-
-
-def _replace(
-    node: onnx_ir.Node,
-    op_type: str,
-    inputs: list[onnx_ir.Value | None] | tuple[onnx_ir.Value | None, ...],
-    attributes: list[onnx_ir.Attr] | tuple[onnx_ir.Attr, ...] = (),
-) -> None:
-    """Put a standard node in place of `node`, which computes its first output (and its fourth, a copy of the sum)."""
-    import onnx_ir
-
-    graph = node.graph
-    if graph is None:
-        return
-    for old in node.outputs[0:4:3]:
-        new = onnx_ir.node(op_type, inputs, {attribute.name: attribute for attribute in attributes})
-        graph.insert_before(node, new)
-        old.replace_all_uses_with(new.outputs[0], replace_graph_outputs=True)
-        old.name, new.outputs[0].name = f"{old.name}/replaced", old.name
-    graph.remove(node)
-
-
-def _known_shapes(graph: onnx.GraphProto) -> Iterator[tuple[str, Shape]]:
-    for info in (*graph.input, *graph.value_info, *graph.output):
-        kind = info.type.tensor_type
-        if kind.HasField("shape") and all(dim.HasField("dim_value") for dim in kind.shape.dim):
-            yield info.name, tuple(dim.dim_value for dim in kind.shape.dim)
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield from _known_shapes(attribute.g)
-    for tensor in graph.initializer:
-        yield tensor.name, tuple(tensor.dims)
+"""Shapes of the first output of operators that ONNX Runtime contributes."""

@@ -14,8 +14,9 @@ from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Sta
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import UnsupportedError, UsageError
 from tightship.passes.calibration import Method, observe_ranges
-from tightship.passes.editing import editable, name_everything, unknown_exclusions
+from tightship.passes.editing import editable, name_everything, quiet_libraries, unknown_exclusions
 from tightship.passes.placement import place, quantizable
+from tightship.passes.products import merge_biases
 from tightship.passes.qdq import Grid, write_qdq
 from tightship.passes.quantize import IntegerType
 from tightship.passes.upgrade import upgraded
@@ -84,8 +85,6 @@ def _prepared(model: Model) -> onnx_ir.Model:
 
     Raises `UnsupportedError` where the opset is older and the model cannot be brought to a newer one.
     """
-    from onnx_ir.passes.common import ShapeInferencePass
-
     graph = editable(model)
     name_everything(graph)
     graph, notes = upgraded(graph)
@@ -95,7 +94,19 @@ def _prepared(model: Model) -> onnx_ir.Model:
             f"int8-static needs opset {_FIRST_OPSET} or later, found {opset}, and {'; '.join(notes)}; "
             "export the model again at a newer opset"
         )
+    _infer_shapes(graph)
+    merge_biases(graph)
     name_everything(graph)
-    if any(value.dtype is None for node in graph.graph if node.op_type == "MatMul" for value in node.inputs):
-        ShapeInferencePass(check_type=False, strict_mode=False)(graph)
     return graph
+
+
+def _infer_shapes(graph: onnx_ir.Model) -> None:
+    """Infer shapes and types anew: what exporters wrote may be stale, and is relied upon."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    for node in graph.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    with quiet_libraries():
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)

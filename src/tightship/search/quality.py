@@ -52,7 +52,7 @@ class Examiner:
         except TightshipError as error:
             return trial.judged("failed", str(error))
         if agreement.agrees:
-            reason = f"computes the same as the source within {agreement.error:.2g} of what is allowed"
+            reason = f"computes the same as the source: its largest error is {agreement.error:.2g} of the tolerance"
             return trial.judged("accepted", reason, agreement=agreement)
         return trial.judged("refused", judge.too_different(agreement), agreement=agreement)
 

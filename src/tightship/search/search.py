@@ -105,7 +105,7 @@ def _given(recipe: Recipe, allowed: Sequence[str], threads: int) -> tuple[Propos
 
 def _fastest_of_each_engine(trials: Sequence[Trial]) -> tuple[Trial, ...]:
     fastest: dict[str, Trial] = {}
-    for trial in sorted(trials, key=lambda trial: trial.latency_ms):
+    for trial in sorted(trials, key=lambda trial: trial.time_ratio):
         if trial.measured is not None:
             fastest.setdefault(trial.proposal.target.engine, trial)
     return tuple(fastest.values())

@@ -35,6 +35,12 @@ class Trial:
         return latency.median_ms if latency else float("inf")
 
     @property
+    def time_ratio(self) -> float:
+        """Median time over the source's in the same interleaved run, infinite where it was not measured."""
+        ratio = self.measured.ratio if self.measured else None
+        return ratio.median if ratio else float("inf")
+
+    @property
     def known(self) -> Measurement:
         """The measurement of a trial that has one; asking a failed trial is a programming error."""
         if self.measured is None:

@@ -1,0 +1,1 @@
+"""Benchmarks: scripts that measure, and their results in `benchmarks/results`, with machine and versions."""

@@ -1,0 +1,24 @@
+"""Run every benchmark, or those named: `python -m benchmarks [choice static_int8 real ...]`."""
+
+from __future__ import annotations
+
+import runpy
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def main() -> None:
+    """Run each script as `python -m benchmarks.NAME` would."""
+    known = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "report")
+    for name in sys.argv[1:] or known:
+        if name not in known:
+            sys.exit(f"no benchmark {name!r}; there are {', '.join(known)}")
+        print(f"== {name}", flush=True)
+        sys.argv = [name]
+        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()

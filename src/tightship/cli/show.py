@@ -1,0 +1,175 @@
+"""What commands draw on the terminal: rich tables made of plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from tightship.api.benching import BenchTable
+from tightship.api.checking import Verdict
+from tightship.api.compressing import Compressed
+from tightship.core.passes import Pass
+from tightship.core.plan import Candidate, Plan
+from tightship.measure.describe import Description
+from tightship.measure.doctor import Diagnosis
+from tightship.report import words
+from tightship.report.verdict import headline
+
+__all__ = ["bench", "compressed", "description", "doctor", "plan", "recipes", "verdict"]
+
+STYLES = {
+    "baseline": "",
+    "chosen": "bold green",
+    "accepted": "green",
+    "undecided": "yellow",
+    "refused": "dim",
+    "failed": "red",
+}
+
+
+def plan(found: Plan) -> RenderableType:
+    """Every candidate with its numbers and verdict, then the choice in a sentence and where the files are."""
+    table = _table(
+        f"{found.source}: {len(found.candidates)} candidates",
+        ("candidate", "size>", "latency>", "speed>", f"{found.metric}>", "drop at most>", "verdict", "why"),
+    )
+    for entry in found.candidates:
+        table.add_row(*_candidate(found, entry), style=STYLES[entry.status])
+    if not found.chosen:
+        return Group(table, Text("dry run: nothing was measured or written"))
+    lines = [Text(headline(found), style="bold"), *(Text(f"note: {note}") for note in found.notes)]
+    if found.output is not None:
+        lines.append(Text(f"written: {found.output}   report: {_report_of(found.output)}"))
+    return Group(table, *lines)
+
+
+def description(found: Description) -> RenderableType:
+    """What `inspect` found."""
+    facts = _table(found.source, ("what", "value"))
+    macs = "–" if found.macs is None else f"{found.macs:,}"
+    opsets = ", ".join(f"{domain or 'ai.onnx'} {version}" for domain, version in found.opsets.items())
+    rows = {
+        "format": f"{found.format} ({found.form})",
+        "inputs": "\n".join(map(str, found.inputs)),
+        "outputs": "\n".join(map(str, found.outputs)),
+        "file": words.bytes_text(found.file_bytes),
+        "parameters": f"{found.n_parameters:,}",
+        "weights": ", ".join(f"{dtype} {words.bytes_text(size)}" for dtype, size in found.weight_bytes.items()),
+        "multiply-accumulates": macs + (f" (not counted: {', '.join(found.not_counted)})" if found.not_counted else ""),
+        "opset": opsets or "–",
+        "operators": ", ".join(f"{name} {count}" for name, count in found.operators.items()),
+        "largest weights": "\n".join(f"{w.name} {w.dtype}{list(w.shape)}" for w in found.largest_weights[:3]),
+        "costliest": "\n".join(f"{cost.op_type} {cost.name}: {cost.macs:,}" for cost in found.costliest[:3]),
+    }
+    for key, value in rows.items():
+        facts.add_row(Text(key), Text(value))
+    return Group(facts, *_risks(found))
+
+
+def bench(found: BenchTable) -> RenderableType:
+    """Latency of each model on each target, and its speed beside the first."""
+    table = _table(
+        f"batch {found.batch}, {found.data}, {found.machine.processor}",
+        ("model", "target", "size>", "median>", "p95>", "quartiles>", "speed>", "interval>"),
+    )
+    for row in found.rows:
+        size = words.bytes_text(row.size_bytes)
+        if row.latency is None:
+            table.add_row(row.model, str(row.target), size, Text(row.error, style="red"))
+            continue
+        latency = row.latency
+        quartiles = f"{words.number(latency.low_ms)} to {words.ms_text(latency.high_ms)}"
+        speed, interval = words.speed(row.ratio), words.speed_interval(row.ratio)
+        times = (words.ms_text(latency.median_ms), words.ms_text(latency.p95_ms), quartiles)
+        table.add_row(row.model, str(row.target), size, *times, speed, interval)
+    return table
+
+
+def verdict(found: Verdict) -> RenderableType:
+    """Whether two models agree, and what differs first."""
+    agreement = found.agreement
+    numbers = (
+        f"largest difference {words.number(agreement.max_abs)}, {words.number(agreement.error)} of the tolerance, "
+        f"{agreement.sqnr_db:.0f} dB, {agreement.n_items} items of {found.data}"
+    )
+    head = "they compute the same" if agreement.agrees else "they differ"
+    lines = [Text(head, style="bold green" if agreement.agrees else "bold red"), Text(numbers)]
+    if agreement.cause:
+        lines.append(Text(agreement.cause))
+    if found.difference is not None:
+        lines.append(Text(f"first operator that differs: {found.difference}"))
+    return Group(*lines)
+
+
+def doctor(found: Diagnosis) -> RenderableType:
+    """Engines, processor and advice."""
+    machine = found.machine
+    head = f"{machine.processor}, {machine.n_cores} cores, {machine.memory_gb:.1f} GB, {machine.system}"
+    engines = _table("engines", ("engine", "version", "precisions", "gives", "to install"))
+    for state in found.engines:
+        cells = (state.name, state.version or "missing", ", ".join(state.precisions) or "–", state.gives)
+        engines.add_row(*cells, Text(state.install), style="" if state.version else "yellow")
+    features = _table("processor", ("instructions", "here", "meaning"))
+    for feature in found.features:
+        style = "" if feature.present else "dim"
+        features.add_row(feature.name, "yes" if feature.present else "no", feature.meaning, style=style)
+    gpus = Text(f"GPUs: {', '.join(found.gpus) or 'none'}")
+    return Group(Text(head, style="bold"), engines, features, gpus, *(Text(f"• {line}") for line in found.advice))
+
+
+def recipes(passes: Mapping[str, type[Pass]]) -> RenderableType:
+    """The table of passes with their fields."""
+    table = _table("passes", ("pass", "data", "outputs", "fields (defaults)", "what it does"))
+    for name, entry in passes.items():
+        own = "\n".join(f"{field.name} = {field.default!r}" for field in fields(entry))
+        first = (entry.__doc__ or "").strip().partition("\n")[0]
+        table.add_row(name, entry.data, "same" if entry.lossless else "change", Text(own), Text(first))
+    return table
+
+
+def compressed(found: Compressed) -> RenderableType:
+    """What a recipe made."""
+    sizes = f"{words.bytes_text(found.source_bytes)} -> {words.bytes_text(found.size_bytes)}"
+    head = f"{found.output}: {sizes}" if found.changed else f"{found.output}: no pass found anything to change"
+    return Group(Text(head, style="bold"), *(Text(f"note: {note}") for note in found.notes))
+
+
+def _candidate(found: Plan, entry: Candidate) -> Iterable[RenderableType]:
+    measured = entry.measurement
+    yield Text(entry.name)
+    yield words.bytes_text(measured.size_bytes if measured else None)
+    yield words.ms_text(measured.latency.median_ms if measured and measured.latency else None)
+    yield words.speed(measured.ratio if measured else None)
+    yield words.quality_text(measured.quality if measured else None, digits=2)
+    yield words.bound_text(found.metric, measured.drop.upper if measured and measured.drop else None)
+    yield entry.status
+    yield Text(entry.reason)
+
+
+def _risks(found: Description) -> Iterable[RenderableType]:
+    if not found.risks:
+        return
+    table = _table("what looks risky", ("what", "what to do"))
+    for risk in found.risks:
+        table.add_row(Text(risk.finding), Text(risk.advice))
+    yield table
+
+
+def _report_of(output: str) -> str:
+    path = Path(output)
+    beside = path.with_suffix(".report.html")
+    return str(beside if beside.exists() else path.parent / "report.html")
+
+
+def _table(title: str, columns: Iterable[str]) -> Table:
+    """A table; a column whose name ends in `>` is aligned right."""
+    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    for column in columns:
+        right = column.endswith(">")
+        table.add_column(Text(column.removesuffix(">")), justify="right" if right else "left", overflow="fold")
+    return table

@@ -1,0 +1,152 @@
+"""Why two operators that should compute the same do not, as far as their graphs and results can tell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import permutations
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tightship.core.graph import operator_name
+from tightship.measure.risks import MAX_FLOAT16
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["likely_cause"]
+
+_MOST_PERMUTED_AXES = 5
+_CLOSE = 1e-4
+"""Two tensors that differ by less than this part of their largest value count as the same one, rearranged."""
+
+
+def likely_cause(ours: onnx_ir.Node, theirs: onnx_ir.Node, reference: np.ndarray, candidate: np.ndarray) -> str:
+    """Compare an operator of the first model with its counterpart and their results; say what explains the difference.
+
+    Looked for, in this order: another type of operator, other attributes, other weights, overflow, other layout. An
+    empty string where none of them is found.
+    """
+    checks: tuple[Callable[[], str], ...] = (
+        lambda: _other_type(ours, theirs),
+        lambda: _other_attributes(ours, theirs),
+        lambda: _other_weights(ours, theirs),
+        lambda: _overflow(reference, candidate),
+        lambda: _other_layout(reference, candidate),
+    )
+    return next((found for check in checks if (found := check())), "")
+
+
+def _other_type(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
+    if (ours.op_type, ours.domain) == (theirs.op_type, theirs.domain):
+        return ""
+    return f"it is a {theirs.op_type}, expected {ours.op_type} ({operator_name(ours)})"
+
+
+def _other_attributes(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
+    expected, found = _attributes(ours), _attributes(theirs)
+    different = [
+        f"{name} is {found.get(name, 'not set')}, expected {expected.get(name, 'not set')}"
+        for name in sorted({*expected, *found})
+        if expected.get(name) != found.get(name)
+    ]
+    return f"attribute {'; '.join(different)}" if different else ""
+
+
+def _attributes(node: onnx_ir.Node) -> dict[str, Any]:
+    """Attributes that are plain values, defaults of the operator filled in."""
+    import onnx
+
+    found: dict[str, Any] = {}
+    version = node.version or (node.graph.opset_imports.get(node.domain) if node.graph is not None else None)
+    try:
+        schema = onnx.defs.get_schema(node.op_type, version or onnx.defs.onnx_opset_version(), node.domain)
+        defaults = {name: entry.default_value for name, entry in schema.attributes.items()}
+        found = {name: onnx.helper.get_attribute_value(value) for name, value in defaults.items() if value.name}
+    except onnx.defs.SchemaError:
+        pass
+    found |= {name: entry.value for name, entry in node.attributes.items() if entry.type.name not in _STRUCTURED}
+    return {name: _plain(value) for name, value in found.items()}
+
+
+_STRUCTURED = frozenset({"TENSOR", "TENSORS", "GRAPH", "GRAPHS", "SPARSE_TENSOR", "SPARSE_TENSORS"})
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, bytes):
+        return value.decode(errors="replace")
+    if isinstance(value, float):
+        return float(np.float32(value))
+    return tuple(value) if isinstance(value, list | tuple) else value
+
+
+def _other_weights(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
+    for (name, expected), (_, found) in zip(_weights(ours), _weights(theirs), strict=False):
+        difference = _describe_weights(expected, found)
+        if difference:
+            return f"weight {name!r} {difference}"
+    return ""
+
+
+def _weights(node: onnx_ir.Node) -> Iterator[tuple[str, np.ndarray]]:
+    for value in node.inputs:
+        source = None if value is None else value.producer()
+        tensor = None if value is None else value.const_value
+        if tensor is None and source is not None and "value" in source.attributes and source.op_type == "Constant":
+            tensor = source.attributes["value"].as_tensor()
+        if value is not None and tensor is not None:
+            yield value.name or "", tensor.numpy()
+
+
+def _describe_weights(expected: np.ndarray, found: np.ndarray) -> str:
+    if expected.shape != found.shape:
+        order = _permutation(expected, found)
+        hint = f": axes in the order {list(order)}" if order else ""
+        return f"has shape {list(found.shape)}, expected {list(expected.shape)}{hint}"
+    if expected.dtype.kind not in "fV":
+        return "" if np.array_equal(expected, found) else "holds other integers"
+    largest = float(np.max(np.abs(_wide(expected)), initial=0.0))
+    off = float(np.max(np.abs(_wide(expected) - _wide(found)), initial=0.0))
+    if off > _CLOSE * largest:
+        order = _permutation(expected, found)
+        return (
+            f"is the expected one with axes in the order {list(order)}"
+            if order
+            else f"is off by {off:.3g}, of {largest:.3g}"
+        )
+    return f"is rounded to {found.dtype}" if found.dtype != expected.dtype else ""
+
+
+def _overflow(reference: np.ndarray, candidate: np.ndarray) -> str:
+    if reference.dtype.kind not in "fV" or candidate.dtype.kind not in "fV":
+        return ""
+    largest = float(np.max(np.abs(_wide(reference)), initial=0.0))
+    if np.isfinite(_wide(candidate)).all() or not np.isfinite(largest):
+        return ""
+    why = f", beyond the {MAX_FLOAT16:.0f} of float16" if largest > MAX_FLOAT16 else ""
+    return f"it overflows where the first model reaches {largest:.4g}{why}"
+
+
+def _other_layout(reference: np.ndarray, candidate: np.ndarray) -> str:
+    order = _permutation(reference, candidate)
+    return f"the result is the expected one with axes in the order {list(order)}" if order else ""
+
+
+def _permutation(expected: np.ndarray, found: np.ndarray) -> tuple[int, ...] | None:
+    """The order of axes that turns `expected` into `found`, if there is one besides that which it has."""
+    if (
+        expected.ndim != found.ndim
+        or not 1 < expected.ndim <= _MOST_PERMUTED_AXES
+        or sorted(expected.shape) != sorted(found.shape)
+    ):
+        return None
+    limit = _CLOSE * float(np.max(np.abs(_wide(expected)), initial=0.0))
+    for order in list(permutations(range(expected.ndim)))[1:]:
+        turned = expected.transpose(order)
+        if turned.shape == found.shape and np.allclose(_wide(turned), _wide(found), rtol=0, atol=limit):
+            return order
+    return None
+
+
+def _wide(array: np.ndarray) -> np.ndarray:
+    return array.astype(np.float64)

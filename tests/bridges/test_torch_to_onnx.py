@@ -1,0 +1,334 @@
+"""The way from a PyTorch module to an ONNX graph."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnx_ir
+import pytest
+
+from tightship import formats
+from tightship.bridges import BRIDGES, chain, route
+from tightship.bridges.torch_to_onnx import to_graph
+from tightship.core import extras, graph
+from tightship.core.model import Form, Model
+from tightship.core.progress import Advance
+from tightship.core.target import Target
+from tightship.core.torch_module import from_torch
+from tightship.engines import open_session
+from tightship.errors import MissingExtra, UnsupportedError, UnsupportedOperators
+
+torch = pytest.importorskip("torch")
+nn = torch.nn
+
+ROOT = Path(__file__).parents[2]
+
+
+class Notes:
+    """Progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.texts: list[str] = []
+
+    @contextmanager
+    def step(self, description: str, total: int | None = None) -> Iterator[Advance]:
+        yield lambda _units: None
+
+    def note(self, text: str) -> None:
+        self.texts.append(text)
+
+
+class Conv(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 5)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.head(self.norm(self.conv(image)).relu().mean((2, 3)))
+
+
+class Series(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.LSTM(4, 6, 2, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layers(x)[0][:, -1])
+
+
+class Tokens(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(50, 8)
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        hidden = self.layer(self.table(ids)) * mask[..., None]
+        return {"hidden": hidden, "longest": mask.sum(1)}
+
+
+class Nested(nn.Module):
+    """Outputs that no exporter knows the class of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, None]]:
+        return self.layer(x), (x + 1, None)
+
+
+class Unused(nn.Module):
+    def forward(self, x: torch.Tensor, ignored: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+
+class FixedBatch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(1, 4) * 2
+
+
+class CountedBatch(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.reshape(len(x), -1) * 2
+
+
+class Foreign(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.airy_ai(x) + torch.special.bessel_j0(x)
+
+
+class Branching(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if x.sum() > 0 else x - 1
+
+
+def model(module: nn.Module, *examples: torch.Tensor) -> Model:
+    torch.manual_seed(0)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.5)
+    return from_torch(module.eval(), examples)
+
+
+def ids() -> torch.Tensor:
+    return torch.arange(7).reshape(1, 7)
+
+
+SMALL = {
+    "conv": lambda: model(Conv(), torch.randn(1, 3, 8, 8)),
+    "series": lambda: model(Series(), torch.randn(1, 5, 4)),
+    "tokens": lambda: model(Tokens(), ids(), torch.ones(1, 7)),
+    "nested": lambda: model(Nested(), torch.randn(2, 4)),
+    "unused": lambda: model(Unused(), torch.randn(1, 4), torch.randn(1, 2)),
+}
+
+
+@pytest.fixture(scope="module", params=SMALL)
+def pair(request: pytest.FixtureRequest) -> tuple[Model, Model]:
+    source = SMALL[request.param]()
+    return source, route(source, "graph")
+
+
+def inputs_for(source: Model, count: int) -> dict[str, np.ndarray]:
+    random = np.random.default_rng(count)
+    arrays = {}
+    for spec in source.inputs:
+        shape = (count, *spec.shape[1:])
+        if spec.dtype == "int64":
+            arrays[spec.name] = random.integers(0, 50, shape)
+        else:
+            arrays[spec.name] = random.standard_normal(shape, np.float32)
+    return arrays
+
+
+def largest_error(source: Model, converted: Model, count: int) -> float:
+    """Largest difference of any output, relative to the largest value of that output."""
+    arrays = inputs_for(source, count)
+    with open_session(source, Target("torch")) as module, open_session(converted, Target()) as session:
+        expected, found = module.run(arrays), session.run(arrays)
+    assert found.keys() == expected.keys()
+    assert {name: array.shape for name, array in found.items()} == {name: a.shape for name, a in expected.items()}
+    return max(float(np.abs(found[name] - array).max() / np.abs(array).max()) for name, array in expected.items())
+
+
+def test_names_types_and_shapes_are_those_of_the_module(pair: tuple[Model, Model]) -> None:
+    source, converted = pair
+    assert converted.form == "graph"
+    assert converted.inputs == source.inputs
+    assert converted.outputs == source.outputs
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_graph_gives_what_the_module_gives_for_any_number_of_items(pair: tuple[Model, Model], count: int) -> None:
+    # Both add up float32 in their own order: 1e-5 of the largest value is some tens of roundings.
+    assert largest_error(*pair, count) < 1e-5
+
+
+def test_a_graph_is_valid_onnx_and_its_shapes_inside_are_right(pair: tuple[Model, Model]) -> None:
+    proto = onnx_ir.to_proto(pair[1].graph)
+    onnx.checker.check_model(proto, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(proto, strict_mode=True)
+    before = {value.name: value.type for value in proto.graph.value_info}
+    after = {value.name: value.type for value in inferred.graph.value_info}
+    assert before == after
+
+
+def test_a_graph_holds_no_path_of_this_machine(pair: tuple[Model, Model]) -> None:
+    data = graph.to_bytes(pair[1])
+    assert Path(__file__).name.encode() not in data
+    assert b"site-packages" not in data
+
+
+def test_weights_keep_the_names_of_the_parameters() -> None:
+    converted = route(SMALL["nested"](), "graph")
+    assert {"layer.weight", "layer.bias"} <= set(converted.graph.graph.initializers)
+
+
+def test_the_module_stays_as_it_was() -> None:
+    source = SMALL["conv"]()
+    before = {name: tensor.clone() for name, tensor in source.content.module.state_dict().items()}
+    route(source, "graph")
+    after = source.content.module.state_dict()
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    assert source.history == ()
+
+
+def test_the_history_tells_the_conversion() -> None:
+    (step,) = to_graph(SMALL["conv"](), opset=18).history
+    assert (step.name, dict(step.parameters)) == ("torch-to-onnx", {"opset": 18, "free_batch": True})
+
+
+@pytest.mark.parametrize("opset", [18, 20, 21])
+def test_the_opset_is_that_asked_for(opset: int) -> None:
+    converted = to_graph(SMALL["conv"](), opset=opset)
+    assert converted.graph.opset_imports[""] == opset
+
+
+@pytest.mark.parametrize(
+    ("module", "reason"),
+    [
+        (FixedBatch(), "the module gives items in a batch other outputs than alone"),
+        (CountedBatch(), "its forward makes the number of items a constant"),
+    ],
+)
+def test_a_batch_that_cannot_be_free_is_fixed_with_a_note(module: nn.Module, reason: str) -> None:
+    notes = Notes()
+    source = model(module, torch.randn(1, 4))
+    converted = route(source, "graph", notes)
+    assert converted.inputs[0].shape == (1, 4)
+    assert converted.history[0].parameters["free_batch"] is False
+    assert len(notes.texts) == 1
+    assert notes.texts[0].startswith("the batch axis is fixed: ")
+    assert reason in notes.texts[0]
+    assert largest_error(source, converted, 1) == 0  # a reshape and a doubling are exact
+
+
+def test_a_graph_that_only_seems_to_have_a_free_batch_is_converted_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    bridge = sys.modules["tightship.bridges.torch_to_onnx"]
+    monkeypatch.setattr(bridge, "_agree", lambda found, expected: len(expected) < 3)
+    notes = Notes()
+    converted = route(SMALL["conv"](), "graph", notes)
+    assert converted.inputs[0].shape == (1, 3, 8, 8)
+    assert notes.texts == ["the batch axis is fixed: with 3 items output output differs from torch's"]
+
+
+def test_operators_without_a_counterpart_are_listed_at_once() -> None:
+    with pytest.raises(UnsupportedOperators, match=r"2 operators: aten\.special_airy_ai\.default, \w+\.\w*bessel_j0"):
+        route(model(Foreign(), torch.rand(2, 4)), "graph")
+
+
+def test_a_module_that_branches_on_values_is_unsupported() -> None:
+    with pytest.raises(UnsupportedError, match="must not choose what to do by the values of tensors"):
+        route(model(Branching(), torch.rand(2, 4)), "graph")
+
+
+def test_nothing_is_said_on_the_terminal(capfd: pytest.CaptureFixture[str]) -> None:
+    level = logging.root.manager.disable
+    route(SMALL["conv"](), "graph")
+    for failing in (Foreign(), Branching()):
+        with pytest.raises(UnsupportedError):
+            route(model(failing, torch.rand(2, 4)), "graph")
+    assert capfd.readouterr() == ("", "")
+    assert logging.root.manager.disable == level
+
+
+def test_without_torch_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "available", lambda module: module != "torch")
+    with pytest.raises(MissingExtra, match=r"pip install 'tightship\[torch\]'"):
+        route(Model("module", None, (), ()), "graph")
+
+
+def test_a_model_that_has_the_form_is_returned_as_it_is() -> None:
+    model = Model("graph", object(), (), ())
+    assert route(model, "graph") is model
+
+
+def test_the_shortest_chain_is_taken() -> None:
+    def via(name: str) -> object:
+        return lambda model, progress: name
+
+    long, back, first, second = via("long"), via("back"), via("first"), via("second")
+    table = {("module", "keras"): first, ("keras", "module"): back, ("keras", "graph"): second}
+    assert chain("module", "graph", table) == (first, second)
+    assert chain("module", "graph", {**table, ("module", "graph"): long}) == (long,)
+    assert chain("module", "module", table) == ()
+
+
+def test_where_no_chain_leads_the_bridges_are_named() -> None:
+    with pytest.raises(UnsupportedError, match="no bridge leads from a graph to a keras; there are: module to graph"):
+        route(Model("graph", None, (), ()), "keras")
+
+
+def test_every_bridge_leads_from_one_form_to_another() -> None:
+    forms: set[Form] = {"graph", "module", "keras"}
+    assert all(start != end and {start, end} <= forms for start, end in BRIDGES)
+
+
+def test_a_module_of_transformers_is_converted_with_the_names_of_its_outputs() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.BertConfig(50, 32, 2, 2, 64, max_position_embeddings=16)
+    torch.manual_seed(0)
+    source = from_torch(transformers.BertModel(config).eval(), (ids(), torch.ones(1, 7, dtype=torch.int64)))
+    converted = route(source, "graph")
+    assert [spec.name for spec in converted.inputs] == ["input_ids", "attention_mask"]
+    assert [spec.name for spec in converted.outputs] == ["last_hidden_state", "pooler_output"]
+    assert "embeddings.word_embeddings.weight" in converted.graph.graph.initializers
+    assert largest_error(source, converted, 3) < 1e-5
+
+
+def test_published_weights_classify_the_same_after_conversion(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    (weights,) = (data_dir / "resnet_cifar10").glob("resnet20-*.th")
+    source = formats.read(formats.recognise("examples.resnet_cifar10:resnet20", weights))
+    assert largest_error(source, route(source, "graph"), 4) < 1e-5
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["resnet50", "mobilenet_v3_large", "vit_tiny", "bert_base", "lstm"])
+def test_the_example_networks_convert_and_tell_inputs_apart(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    source = formats.read(formats.recognise(f"examples.networks:{name}"))
+    converted = route(source, "graph")
+    assert converted.inputs[0].batch is None
+    arrays = inputs_for(source, 4)
+    if name == "bert_base":
+        arrays["input_ids"] = np.random.default_rng(0).integers(1000, 30000, (4, 128))
+        arrays["attention_mask"] = np.ones((4, 128), np.int64)
+    with open_session(source, Target("torch")) as module, open_session(converted, Target()) as session:
+        expected, found = module.run(arrays), session.run(arrays)
+    for output, array in expected.items():
+        assert np.abs(found[output] - array).max() < 1e-4 * np.abs(array).max()
+        flat = array.reshape(4, -1)
+        flat = flat / np.linalg.norm(flat, axis=1, keepdims=True)
+        cosines = (flat @ flat.T)[np.triu_indices(4, 1)]
+        assert np.abs(cosines).max() < 0.95
