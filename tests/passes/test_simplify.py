@@ -265,6 +265,21 @@ def test_an_old_resize_keeps_its_grid(mode: str, scale: float) -> None:
     assert_same(run(after, inputs), run(model, inputs), tolerance=1e-6)
 
 
+@pytest.mark.parametrize("grid", ["half_pixel", "align_corners", "asymmetric"])
+def test_a_resize_that_names_its_grid_keeps_it(grid: str) -> None:
+    model = written(
+        f"""net (float[1, 1, 4, 4] x) => (float[1, 1, h, w] y)
+        <float[4] scales = {{1, 1, 2, 2}}, float[0] roi = {{}}> {{
+            y = Resize <mode = "linear", coordinate_transformation_mode = "{grid}"> (x, roi, scales)
+        }}""",
+        opset=11,
+    )
+    after = simplified(model)
+    assert after.graph.opset_imports[""] == 17
+    inputs = made_up_inputs(model)
+    assert_same(run(after, inputs), run(model, inputs), tolerance=1e-6)
+
+
 def test_a_conversion_that_changes_outputs_is_not_kept() -> None:
     """ONNX's converter does not know that Hardmax took all axes behind its own as one before opset 13."""
     model = written("net (float[2, 3, 4] x) => (float[2, 3, 4] y) { y = Hardmax (x) }", opset=9)

@@ -123,7 +123,7 @@ def _plan(
         chosen=searched.chosen.name if searched else "",
         machine=workshop.machine,
         sensitivity=searched.sensitivity if searched else (),
-        notes=notes,
+        notes=(*notes, *(searched.notes if searched else ())),
         command=command,
     )
 

@@ -30,8 +30,9 @@ def cli() -> None:
     tightship inspect model.onnx
     tightship doctor
 
-    Exit codes: 0 done; 1 failed; 2 usage; 3 model; 4 data; 5 unsupported; 6 missing extra; 7 models differ;
-    8 budget not met; 9 engine; 10 output; 130 interrupted.
+    \b
+    Exit codes: 0 done; 1 failed; 2 usage; 3 model; 4 data; 5 unsupported;
+    6 missing extra; 7 models differ; 8 budget not met; 9 engine; 10 output; 130 interrupted.
     """
 
 

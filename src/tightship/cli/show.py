@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from pathlib import Path
 
+from rich import box
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -168,7 +169,7 @@ def _report_of(output: str) -> str:
 
 def _table(title: str, columns: Iterable[str]) -> Table:
     """A table; a column whose name ends in `>` is aligned right."""
-    table = Table(title=Text(title), title_justify="left", header_style="bold")
+    table = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
     for column in columns:
         right = column.endswith(">")
         table.add_column(Text(column.removesuffix(">")), justify="right" if right else "left", overflow="fold")

@@ -10,7 +10,7 @@ from pathlib import Path
 __all__ = ["FEATURES", "features", "n_cores", "processor_name"]
 
 FEATURES = {
-    "avx2": "256-bit vectors: 8-bit products saturate in pairs, so weights are kept to 7 bits",
+    "avx2": "256-bit vectors; without VNNI 8-bit products may saturate, so int8 weights are kept to 7 bits",
     "avx512f": "512-bit vectors",
     "avx_vnni": "8-bit dot products on 256-bit vectors",
     "avx512_vnni": "8-bit dot products: int8 models run 2-4 times as fast as float32",

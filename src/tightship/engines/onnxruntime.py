@@ -109,7 +109,8 @@ def _without_weights(graph: onnx_ir.Model) -> tuple[bytes, dict[str, Any]]:
             tensor = value.const_value
             if tensor is None:
                 continue
-            if subgraph is light.graph and tensor.nbytes >= _LEAST_SHARED_BYTES and tensor.dtype.name in _SHARED_DTYPES:
+            shared = tensor.nbytes >= _LEAST_SHARED_BYTES and tensor.dtype.name in _SHARED_DTYPES
+            if shared and subgraph is light.graph and value.uses():  # it misses those that it drops for being unused
                 weights[name] = ort.OrtValue.ortvalue_from_numpy(np.ascontiguousarray(tensor.numpy()))
                 value.const_value = _placeholder(tensor)
             elif isinstance(tensor, onnx_ir.ExternalTensor):

@@ -121,7 +121,7 @@ def _mentions_external_data(path: Path) -> bool:
         return False
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            return content.find(b"location") >= 0
+            return content.find(b"\n\x08location") >= 0  # as a field of eight bytes
     except (OSError, ValueError):  # unreadable, or empty: reading says so
         return False
 

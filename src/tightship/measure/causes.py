@@ -10,6 +10,7 @@ import numpy as np
 
 from tightship.core.graph import operator_name
 from tightship.measure.risks import MAX_FLOAT16
+from tightship.measure.tally import is_float, rounding_unit
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -24,14 +25,14 @@ _CLOSE = 1e-4
 def likely_cause(ours: onnx_ir.Node, theirs: onnx_ir.Node, reference: np.ndarray, candidate: np.ndarray) -> str:
     """Compare an operator of the first model with its counterpart and their results; say what explains the difference.
 
-    Looked for, in this order: another type of operator, other attributes, other weights, overflow, other layout. An
+    Looked for, in this order: another type of operator, overflow, other attributes, other weights, other layout. An
     empty string where none of them is found.
     """
     checks: tuple[Callable[[], str], ...] = (
         lambda: _other_type(ours, theirs),
+        lambda: _overflow(reference, candidate),
         lambda: _other_attributes(ours, theirs),
         lambda: _other_weights(ours, theirs),
-        lambda: _overflow(reference, candidate),
         lambda: _other_layout(reference, candidate),
     )
     return next((found for check in checks if (found := check())), "")
@@ -103,22 +104,21 @@ def _describe_weights(expected: np.ndarray, found: np.ndarray) -> str:
         order = _permutation(expected, found)
         hint = f": axes in the order {list(order)}" if order else ""
         return f"has shape {list(found.shape)}, expected {list(expected.shape)}{hint}"
-    if expected.dtype.kind not in "fV":
+    if is_float(expected) != is_float(found):
+        return f"holds {found.dtype}, expected {expected.dtype}"
+    if not is_float(expected):
         return "" if np.array_equal(expected, found) else "holds other integers"
     largest = float(np.max(np.abs(_wide(expected)), initial=0.0))
     off = float(np.max(np.abs(_wide(expected) - _wide(found)), initial=0.0))
-    if off > _CLOSE * largest:
+    if off > max(_CLOSE, rounding_unit(found.dtype)) * largest:
         order = _permutation(expected, found)
-        return (
-            f"is the expected one with axes in the order {list(order)}"
-            if order
-            else f"is off by {off:.3g}, of {largest:.3g}"
-        )
+        turned = f"is the expected one with axes in the order {list(order or ())}"
+        return turned if order else f"is off by {off:.3g}, of {largest:.3g}"
     return f"is rounded to {found.dtype}" if found.dtype != expected.dtype else ""
 
 
 def _overflow(reference: np.ndarray, candidate: np.ndarray) -> str:
-    if reference.dtype.kind not in "fV" or candidate.dtype.kind not in "fV":
+    if not is_float(reference) or not is_float(candidate):
         return ""
     largest = float(np.max(np.abs(_wide(reference)), initial=0.0))
     if np.isfinite(_wide(candidate)).all() or not np.isfinite(largest):
@@ -134,11 +134,7 @@ def _other_layout(reference: np.ndarray, candidate: np.ndarray) -> str:
 
 def _permutation(expected: np.ndarray, found: np.ndarray) -> tuple[int, ...] | None:
     """The order of axes that turns `expected` into `found`, if there is one besides that which it has."""
-    if (
-        expected.ndim != found.ndim
-        or not 1 < expected.ndim <= _MOST_PERMUTED_AXES
-        or sorted(expected.shape) != sorted(found.shape)
-    ):
+    if not 1 < expected.ndim <= _MOST_PERMUTED_AXES or sorted(expected.shape) != sorted(found.shape):
         return None
     limit = _CLOSE * float(np.max(np.abs(_wide(expected)), initial=0.0))
     for order in list(permutations(range(expected.ndim)))[1:]:

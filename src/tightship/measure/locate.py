@@ -29,6 +29,8 @@ _MAX_ITEMS = 8
 _CHUNK_ELEMENTS = 2**24
 _UNKNOWN_ELEMENTS = 2**18
 _CHUNK_TENSORS = 64
+_FLIPPED_FRACTION = 0.01
+"""Of the integers inside a graph so many may differ: quantized values fall to either side of a tie."""
 
 Matches = Mapping["onnx_ir.Value", "onnx_ir.Value"]
 
@@ -51,6 +53,12 @@ class Difference:
     finding: str
     cause: str
     suspects: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        parts = [f"{self.op_type} {self.operator!r} (tensor {self.tensor!r}): {self.finding}", self.cause]
+        if self.suspects:
+            parts.append(f"or one of those before it that have no counterpart: {', '.join(self.suspects)}")
+        return "; ".join(part for part in parts if part)
 
 
 def first_difference(
@@ -128,14 +136,14 @@ def _exposing(model: Model, values: Sequence[onnx_ir.Value]) -> Model:
 
 
 def _judge(exposed: Matches, runs: Iterator[PairedRun], rtol: float, atol: float) -> dict[onnx_ir.Value, Judgement]:
-    tallies = {value: Tally() for value in exposed}
+    tallies = {value: Tally(any_float=True) for value in exposed}
     for run in runs:
         for value, tally in tallies.items():
             if run.failure:
                 tally.problem = run.failure
             else:
                 run.tell(tally, exposed[value].name or "", value.name or "")
-    return {value: tally.judge(rtol, atol) for value, tally in tallies.items()}
+    return {value: tally.judge(rtol, atol, _FLIPPED_FRACTION) for value, tally in tallies.items()}
 
 
 def _difference(value: onnx_ir.Value, matches: Matches, judgement: Judgement, run: PairedRun) -> Difference | None:

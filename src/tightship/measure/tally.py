@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["MAX_ERROR", "MAX_SQNR_DB", "Judgement", "Tally", "rounding_unit"]
+__all__ = ["MAX_ERROR", "MAX_SQNR_DB", "Judgement", "Tally", "is_float", "rounding_unit"]
 
 MAX_ERROR = 1e9
 """Stands for an error beyond any tolerance: other shapes or types, NaN. Finite, so that it can be stored as JSON."""
@@ -42,9 +42,10 @@ class Judgement:
 
 
 class Tally:
-    """Gathers one pair of tensors over batches."""
+    """Gathers one pair of tensors over batches. `any_float` lets the candidate be of another float type."""
 
-    def __init__(self) -> None:
+    def __init__(self, any_float: bool = False) -> None:
+        self._any_float = any_float
         self.problem = ""
         self.noise = 0.0
         self.max_abs = 0.0
@@ -64,10 +65,13 @@ class Tally:
         """Compare one batch of `n_items` items, which lie along axis 0 where it has that length."""
         if self.problem:
             return
+        if self._any_float and is_float(reference) and is_float(candidate):
+            self._unit = max(self._unit, rounding_unit(candidate.dtype))
+            candidate = candidate.astype(reference.dtype)
         self.problem = _mismatch(reference, candidate)
         if self.problem:
             return
-        if reference.dtype.kind in "fcV" and reference.dtype.names is None:
+        if is_float(reference):
             self._add_numbers(_as_float(reference), _as_float(candidate), n_items)
             self._unit = max(self._unit, rounding_unit(reference.dtype))
         else:
@@ -75,7 +79,7 @@ class Tally:
 
     def add_noise(self, reference: np.ndarray, perturbed: np.ndarray) -> None:
         """Take in how far the reference moves when its inputs are moved by about one rounding."""
-        if reference.shape == perturbed.shape and reference.size and reference.dtype.kind in "fcV":
+        if reference.shape == perturbed.shape and reference.size and is_float(reference):
             with np.errstate(invalid="ignore"):  # infinity less infinity
                 moved = np.abs(_as_float(reference) - _as_float(perturbed))
             self.noise = max(self.noise, float(np.max(moved, where=np.isfinite(moved), initial=0.0)))
@@ -180,7 +184,7 @@ def _mismatch(reference: np.ndarray, candidate: np.ndarray) -> str:
         return f"type {candidate.dtype}, expected {reference.dtype}"
     if reference.shape != candidate.shape:
         return f"shape {list(candidate.shape)}, expected {list(reference.shape)}"
-    if reference.dtype.kind not in "fcV":
+    if not is_float(reference):
         return ""
     for array, who in ((reference, "the first model itself gives"), (candidate, "the second model gives")):
         n_nan = int(np.isnan(array).sum())
@@ -192,6 +196,11 @@ def _mismatch(reference: np.ndarray, candidate: np.ndarray) -> str:
     if not np.array_equal(infinite, also) or (reference[infinite] != candidate[infinite]).any():
         return "infinity in other places"
     return ""
+
+
+def is_float(array: np.ndarray) -> bool:
+    """Whether the array holds real or complex numbers of a float type, those of ml_dtypes included."""
+    return array.dtype.kind in "fc" or array.dtype.name.startswith(("bfloat", "float"))
 
 
 def _as_float(array: np.ndarray) -> np.ndarray:

@@ -15,8 +15,8 @@ PASSES: Table[type[Pass]] = Table(
     "pass",
     {
         Simplify.name: Simplify,
-        Int8Static.name: Int8Static,
         Int8Dynamic.name: Int8Dynamic,
+        Int8Static.name: Int8Static,
         WeightOnly.name: WeightOnly,
     },
 )

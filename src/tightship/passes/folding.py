@@ -10,7 +10,7 @@ from tightship.passes.editing import constant
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["FoldBudget"]
+__all__ = ["fold_constants"]
 
 _MOST_GROWTH_BYTES = 4096
 _ALL_GROWTH_BYTES = 65536
@@ -19,6 +19,7 @@ _OPERATOR_BYTES = 64
 """What an operator itself takes in a file, and is saved when its result is stored instead."""
 
 _SMALL_ELEMENTS = 1024
+_NO_LIMIT = 2**40
 
 _MOVING = frozenset(
     {"Add", "Div", "Mul", "Neg", "Pow", "Reciprocal", "Sqrt", "Sub"}
@@ -29,23 +30,36 @@ _MOVING = frozenset(
 _NEVER = frozenset({"Bernoulli", "Dropout", "DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear"})
 """Random ones, and those whose result stands for something smaller."""
 
-_GROWING = frozenset({"ConstantOfShape", "Expand", "OneHot", "Pad", "Range", "Resize", "Tile", "Upsample"})
-"""Operators whose result may be far larger than what they read."""
+
+def fold_constants(graph: onnx_ir.Model) -> None:
+    """Store the results of constant expressions in place of them; the model grows by 64 KiB at most.
+
+    Results whose size inference does not tell are computed last and kept if they are small.
+    """
+    from onnxscript.optimizer import fold_constants_ir
+
+    judge = _Judge()
+    fold_constants_ir(
+        graph, onnx_shape_inference=True, output_size_limit=_NO_LIMIT, should_fold=judge.should_fold_known
+    )
+    if judge.saw_unknown:
+        fold_constants_ir(
+            graph, onnx_shape_inference=True, output_size_limit=_SMALL_ELEMENTS, should_fold=_should_fold_unknown
+        )
 
 
-class FoldBudget:
-    """Decides for onnxscript's constant folding. All growth it allows to one model stays below 64 KiB."""
+class _Judge:
+    """Decides for onnxscript: True or False to fold or not, None for its own rule (small inputs only)."""
 
     def __init__(self) -> None:
+        self.saw_unknown = False
         self._left_bytes = _ALL_GROWTH_BYTES
 
-    def should_fold(self, node: onnx_ir.Node) -> bool | None:
-        """True or False: fold or do not; None leaves it to onnxscript's own rule (small inputs only)."""
-        if node.op_type in _NEVER:
-            return False
+    def should_fold_known(self, node: onnx_ir.Node) -> bool | None:
         result = _result_bytes(node)
-        if result is None:
-            return None if node.op_type not in _GROWING and _reads_little(node) else False
+        if node.op_type in _NEVER or result is None:
+            self.saw_unknown |= result is None
+            return False
         growth = result - _freed_bytes(node) - _OPERATOR_BYTES
         if growth <= 0:
             return True if _only_moves(node) else None
@@ -53,6 +67,10 @@ class FoldBudget:
             return False
         self._left_bytes -= growth
         return None
+
+
+def _should_fold_unknown(node: onnx_ir.Node) -> bool | None:
+    return None if _result_bytes(node) is None and node.op_type not in _NEVER else False
 
 
 def _result_bytes(node: onnx_ir.Node) -> int | None:
@@ -85,8 +103,3 @@ def _only_moves(node: onnx_ir.Node) -> bool:
     """Whether an operator computes something simple from constants alone."""
     known = all(constant(value) is not None for value in node.inputs if value is not None)
     return bool(known and node.op_type in _MOVING and node.domain == "")
-
-
-def _reads_little(node: onnx_ir.Node) -> bool:
-    tensors = [constant(value) for value in node.inputs]
-    return bool(sum(tensor.size for tensor in tensors if tensor is not None) <= _SMALL_ELEMENTS)

@@ -14,7 +14,7 @@ from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Sta
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import UnsupportedError, UsageError
 from tightship.passes.calibration import Method, observe_ranges
-from tightship.passes.editing import editable, name_everything, quiet_libraries, unknown_exclusions
+from tightship.passes.editing import editable, name_everything, quiet_libraries, refuse_nan, unknown_exclusions
 from tightship.passes.placement import place, quantizable
 from tightship.passes.products import merge_biases
 from tightship.passes.qdq import Grid, write_qdq
@@ -64,6 +64,7 @@ class Int8Static(Quantizer):
 
     def observe(self, model: Model, data: Dataset | None, progress: Progress = SILENT) -> Statistics:
         """Return `[low, high]` by tensor name for every tensor that any choice of `exclude` quantizes."""
+        refuse_nan(model.graph)
         graph = _prepared(model)
         names = [value.name for value in place(graph, self.attention).observed()]
         if not names:

@@ -45,12 +45,14 @@ class Placement:
     """What is to be quantized, all in graph order.
 
     `slots` are the inputs that an operator reads in 8 bits. `resident` values are computed in 8 bits, so that whoever
-    reads them reads that. `range_of` leads from a value to the one that has the same range by construction.
+    reads them reads that. `range_of` leads from a value to the one that has the same range by construction, `input_of`
+    from an operator to the value whose scale its products have.
     """
 
     slots: dict[onnx_ir.Node, tuple[Slot, ...]] = field(default_factory=dict)
     resident: dict[onnx_ir.Value, None] = field(default_factory=dict)
     range_of: dict[onnx_ir.Value, onnx_ir.Value] = field(default_factory=dict)
+    input_of: dict[onnx_ir.Node, onnx_ir.Value] = field(default_factory=dict)
 
     def activations(self) -> dict[onnx_ir.Value, None]:
         """Return the values that are quantized asymmetrically."""
@@ -136,10 +138,9 @@ def quantizable(graph: onnx_ir.Model, attention: bool) -> tuple[Operator, ...]:
 
 def place(graph: onnx_ir.Model, attention: bool, exclude: Collection[str] = ()) -> Placement:
     """Apply the rules to the main graph. What is observed with `exclude` is part of what is observed without."""
-    placement = Placement(slots=_computing(graph, attention, exclude))
-    for node in placement.slots:
-        if node.op_type == "Conv":
-            placement.resident[fused_output(node)] = None
+    placement = Placement()
+    for node, slots in _computing(graph, attention, exclude).items():
+        _compute(node, slots, placement)
     quantized = set(placement.activations())
     for node, slots in reversed(_wanted(graph, quantized, exclude).items()):
         read = [node.inputs[slot.index] for slot in slots]
@@ -189,6 +190,22 @@ def _wanted(
             found[node] = slots
             values.update(node.inputs[slot.index] for slot in slots)
     return found
+
+
+def _compute(node: onnx_ir.Node, slots: tuple[Slot, ...], placement: Placement) -> None:
+    """Note what an operator reads in 8 bits; where that is a Reshape made for it alone, quantize before the Reshape.
+
+    x -> Reshape => Gemm        becomes        x => Reshape => Gemm,        so that what computes x can quantize it
+    """
+    x = node.inputs[0]
+    view = x.producer()
+    if view is not None and view.op_type == "Reshape" and len(x.uses()) == 1 and not x.is_graph_output():
+        placement.slots[view] = (Slot(0, "activation"),)
+        slots, x = slots[1:], view.inputs[0]
+    placement.slots[node] = slots
+    placement.input_of[node] = x
+    if node.op_type == "Conv":
+        placement.resident[fused_output(node)] = None
 
 
 def _settle(node: onnx_ir.Node, slots: tuple[Slot, ...], placement: Placement) -> None:

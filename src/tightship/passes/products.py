@@ -23,17 +23,16 @@ def merge_biases(graph: onnx_ir.Model) -> None:
 
     x [.., K] -> MatMul W -> Add b        becomes        x -> Reshape [M, K] -> Gemm W, b -> Reshape [.., N]
 
-    Gemm keeps the name of MatMul. Rows are made once for all products that read `x`. Where more than one leading
-    axis has a length known only at run time, the bias becomes `[1, .., N]` instead, which keeps the two apart.
+    Gemm keeps the name of MatMul. Where more than one leading axis has a length known only at run time, the bias
+    becomes `[1, .., N]` instead, which keeps MatMul and Add apart.
     """
-    rows: dict[onnx_ir.Value, onnx_ir.Value] = {}
     for product in list(graph.graph):
         addition = _bias_addition(product)
         if addition is None:
             continue
         leading = [dim if isinstance(dim, int) else -1 for dim in list(product.inputs[0].shape)[:-1]]
         if leading.count(-1) <= 1:
-            _merge(graph, product, addition, leading, rows)
+            _merge(graph, product, addition, leading)
         else:
             _raise_rank(graph, addition, rank=len(leading) + 1)
 
@@ -61,13 +60,7 @@ def _bias_index(addition: onnx_ir.Node) -> int:
     return 0 if constant(addition.inputs[0]) is not None else 1
 
 
-def _merge(
-    graph: onnx_ir.Model,
-    product: onnx_ir.Node,
-    addition: onnx_ir.Node,
-    leading: list[int],
-    rows: dict[onnx_ir.Value, onnx_ir.Value],
-) -> None:
+def _merge(graph: onnx_ir.Model, product: onnx_ir.Node, addition: onnx_ir.Node, leading: list[int]) -> None:
     import onnx_ir
 
     name = operator_name(product)
@@ -78,28 +71,20 @@ def _merge(
         gemm = onnx_ir.node("Gemm", [x, weight, bias], name=name)
         replace(addition, [gemm], gemm.outputs)
     else:
-        if x not in rows:
-            rows[x] = _rows(graph, x, n_inputs)
-        gemm = onnx_ir.node("Gemm", [rows[x], weight, bias], name=name)
-        gemm.outputs[0].name = f"{name}/rows"
-        shape = add_constant(graph, f"{name}/shape", np.array([*leading, n_columns], dtype=np.int64))
-        back = onnx_ir.node("Reshape", [gemm.outputs[0], shape], name=f"{name}/reshape")
-        replace(addition, [gemm, back], back.outputs)
+        rows = _reshape(graph, x, [-1, n_inputs], f"{name}/rows")
+        gemm = onnx_ir.node("Gemm", [rows.outputs[0], weight, bias], name=name)
+        gemm.outputs[0].name = f"{name}/product"
+        back = _reshape(graph, gemm.outputs[0], [*leading, n_columns], f"{name}/reshape")
+        replace(addition, [rows, gemm, back], back.outputs)
     graph.graph.remove(product, safe=True)
 
 
-def _rows(graph: onnx_ir.Model, x: onnx_ir.Value, n_inputs: int) -> onnx_ir.Value:
+def _reshape(graph: onnx_ir.Model, value: onnx_ir.Value, shape: list[int], name: str) -> onnx_ir.Node:
     import onnx_ir
 
-    shape = add_constant(graph, f"{x.name}/rows_shape", np.array([-1, n_inputs], dtype=np.int64))
-    node = onnx_ir.node("Reshape", [x, shape], name=f"{x.name}/rows")
-    node.outputs[0].name = node.name
-    producer = x.producer()
-    if producer is None:
-        graph.graph.insert_before(graph.graph[0], node)
-    else:
-        graph.graph.insert_after(producer, node)
-    return node.outputs[0]
+    node = onnx_ir.node("Reshape", [value, add_constant(graph, f"{name}/to", np.array(shape, np.int64))], name=name)
+    node.outputs[0].name = name
+    return node
 
 
 def _raise_rank(graph: onnx_ir.Model, addition: onnx_ir.Node, rank: int) -> None:

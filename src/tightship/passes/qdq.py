@@ -70,7 +70,6 @@ class _Writer:
         for node, slots in placement.slots.items():
             for slot in slots:
                 self._reads[node.inputs[slot.index], slot.role].append(_Read(node, slot))
-        self._input = {node: node.inputs[0] for node in placement.slots}
         self._affine: dict[onnx_ir.Value, Affine] = {}
         self._read_back: dict[onnx_ir.Value, onnx_ir.Value] = {}
 
@@ -141,7 +140,7 @@ class _Writer:
         return np.broadcast_to(bias, (n_channels,))
 
     def _input_scale(self, node: onnx_ir.Node) -> np.ndarray:
-        return self._affine[self._input[node]].scale
+        return self._affine[self._placement.input_of[node]].scale
 
     def _range(self, value: onnx_ir.Value) -> tuple[float, float]:
         name = self._placement.source(value).name

@@ -13,7 +13,7 @@ from tightship.core.passes import DataNeed, Pass, PassResult
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import InvalidModel
 from tightship.passes.editing import deep_copy, editable, name_everything, quiet_libraries, refuse_nan
-from tightship.passes.folding import FoldBudget
+from tightship.passes.folding import fold_constants
 from tightship.passes.upgrade import upgraded
 
 if TYPE_CHECKING:
@@ -24,9 +24,6 @@ __all__ = ["Simplify"]
 _MOST_ROUNDS = 8
 """Folding makes new rewrites possible and the other way round; networks seen so far settle in two rounds."""
 
-_NO_LIMIT = 2**40
-"""Elements of a folded result: `FoldBudget` has judged it already, and knows what it takes the place of."""
-
 _BIG_BYTES = 1024
 
 
@@ -36,8 +33,8 @@ class Simplify(Pass):
 
     BatchNormalization and Pad go into the convolution before or after them, chains of slices, casts, transposes and
     clips into one, functions into the graph that calls them. Every operator gets a unique name, shapes are inferred
-    afresh, initializers stop being inputs, and models below opset 13 are brought to 17 where that is exact. Folding
-    never makes the model larger by more than a few kilobytes. Needs no data.
+    afresh, initializers stop being inputs, and models below opset 13 are brought to 17 where that is exact. Weights
+    are folded where that takes no more room, small constants in any case. Needs no data.
     """
 
     name: ClassVar[str] = "simplify"
@@ -71,13 +68,12 @@ def _simplified(graph: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
     raise InvalidModel(f"the graph cannot be simplified, so something in it is malformed: {reason}")
 
 
-def _settled(graph: onnx_ir.Model, rewrites: Callable[[onnx_ir.Model, FoldBudget], None]) -> onnx_ir.Model:
+def _settled(graph: onnx_ir.Model, rewrites: Callable[[onnx_ir.Model], None]) -> onnx_ir.Model:
     """Apply `rewrites` to a copy until nothing changes any more."""
-    budget = FoldBudget()
     graph = _cleaned(graph)
     outline = _outline(graph)
     for _ in range(_MOST_ROUNDS):
-        rewrites(graph, budget)
+        rewrites(graph)
         graph = _cleaned(graph)
         before, outline = outline, _outline(graph)
         if outline == before:
@@ -85,19 +81,17 @@ def _settled(graph: onnx_ir.Model, rewrites: Callable[[onnx_ir.Model, FoldBudget
     return graph
 
 
-def _all_rewrites(graph: onnx_ir.Model, budget: FoldBudget) -> None:
+def _all_rewrites(graph: onnx_ir.Model) -> None:
     from onnx_ir.passes import common
-    from onnxscript import optimizer, rewriter
+    from onnxscript import rewriter
 
     common.InlinePass()(graph)
-    optimizer.fold_constants_ir(
-        graph, onnx_shape_inference=True, output_size_limit=_NO_LIMIT, should_fold=budget.should_fold
-    )
+    fold_constants(graph)
     rewriter.rewrite(graph)
-    _safe_rewrites(graph, budget)
+    _safe_rewrites(graph)
 
 
-def _safe_rewrites(graph: onnx_ir.Model, _budget: FoldBudget) -> None:
+def _safe_rewrites(graph: onnx_ir.Model) -> None:
     from onnx_ir.passes import common
 
     steps: tuple[Callable[[onnx_ir.Model], object], ...] = (

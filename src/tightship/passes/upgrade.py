@@ -25,6 +25,8 @@ _OLDEST_OPSET = 13
 _NEW_OPSET = 17
 _NEW_IR_VERSION = 8
 
+_OPSET_OF_RESIZE_GRIDS = 11
+
 _TOLERANCE = 1e-6
 """Relative to the largest output: a converted operator is the same arithmetic in the same order."""
 
@@ -39,14 +41,14 @@ def upgraded(graph: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
     if opset >= _OLDEST_OPSET:
         return graph, ()
     converted = deep_copy(graph)
-    reason = _convert(converted) or _difference(graph, converted)
+    reason = _convert(converted, opset) or _difference(graph, converted)
     if reason:
         return graph, (f"the model stays at opset {opset}: {reason}",)
     return converted, ()
 
 
-def _convert(graph: onnx_ir.Model) -> str:
-    """Convert in place; return why that was not possible, or an empty string."""
+def _convert(graph: onnx_ir.Model, opset: int) -> str:
+    """Convert from `opset` in place; return why that was not possible, or an empty string."""
     from onnxscript.version_converter import ConvertVersionPass
 
     try:
@@ -56,15 +58,15 @@ def _convert(graph: onnx_ir.Model) -> str:
         return f"conversion failed ({str(error).partition(chr(10))[0]})"
     if graph.opset_imports.get("") != _NEW_OPSET:
         return f"an operator has no conversion to opset {_NEW_OPSET}"
-    for subgraph in graph.graphs():
-        for node in subgraph:
+    if opset < _OPSET_OF_RESIZE_GRIDS:
+        for node in (node for subgraph in graph.graphs() for node in subgraph):
             _pin_resize(node)
     graph.ir_version = max(graph.ir_version, _NEW_IR_VERSION)
     return ""
 
 
 def _pin_resize(node: onnx_ir.Node) -> None:
-    """Write what Resize and Upsample meant before opset 11; the converter leaves the defaults of later opsets."""
+    """Write down what Resize and Upsample meant before opset 11, which the converter leaves to later defaults."""
     import onnx_ir
 
     if node.op_type == "Resize" and node.domain == "":

@@ -53,9 +53,10 @@ class WeightOnly(Quantizer):
     Bytes per weight: 0.53-0.64 at 4 bits, 1.03-1.16 at 8, the less the larger the block. Weights are off by about 8 %
     (block 32) to 10 % (128) at 4 bits and 0.5 % at 8; symmetric blocks add a twentieth to that.
 
-    Speed against float32 on ONNX Runtime, one core with AVX2 only, two 1024 x 1024 products: at one row 4 bits 2.3-3.2
-    times and 8 bits 2.3; at 16 rows 1.0-1.5 and 0.9; at 128 rows 0.9 and 0.6. OpenVINO on that core stays at or below
-    its own float32. So this is for decoding and for size, not for many rows.
+    Speed against float32 on ONNX Runtime, one core with AVX2 only, two square products: at one row 4 bits 2.3-3.2
+    times (width 1024) and 4.0-4.5 (4096), 8 bits 2.3 and 2.6-2.9; at 16 rows 1.0-1.6 and 0.9; at 128 rows 0.9-1.1 and
+    0.6. OpenVINO gains at one row and width 4096 only (1.7-1.9). So this is for decoding and for size, not for many
+    rows.
     """
 
     name: ClassVar[str] = "weight-only"

@@ -13,6 +13,7 @@ from tightship.core.budget import Budget
 from tightship.core.measurement import Measurement
 from tightship.core.plan import SOURCE, Candidate, Sensitivity
 from tightship.core.recipe import Recipe
+from tightship.errors import TightshipError
 from tightship.search import candidates, judge
 from tightship.search.attempt import attempt_all
 from tightship.search.candidates import Proposal
@@ -30,11 +31,14 @@ SENSITIVITY_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class Outcome:
-    """All trials with their verdicts, which one is chosen, and the sensitivity of its operators where measured."""
+    """All trials with their verdicts, which one is chosen, the sensitivity of its operators where measured, and notes
+    for the reader.
+    """
 
     trials: tuple[Trial, ...]
     chosen: Trial
-    sensitivity: tuple[Sensitivity, ...]
+    sensitivity: tuple[Sensitivity, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -132,7 +136,10 @@ def _choose(
     memory = workshop.peak_memory(best.built, best.proposal.target)
     chosen = examiner.with_quality(best).judged("chosen", best.reason, peak_memory_bytes=memory)
     everything = (source, *(chosen if trial is best else trial for trial in raced))
-    return Outcome(everything, chosen, _sensitivity_of(workshop, chosen) or found)
+    try:
+        return Outcome(everything, chosen, _sensitivity_of(workshop, chosen) or found)
+    except TightshipError as error:  # the choice stands without it; a run of hours must not end here
+        return Outcome(everything, chosen, found, (f"The sensitivity of operators was not measured: {error}",))
 
 
 def _race(workshop: Workshop, budget: Budget, source: Trial, trials: Sequence[Trial]) -> tuple[Trial, ...]:

@@ -10,7 +10,7 @@ from tightship.cli.progress import progress_bars
 __all__ = ["command"]
 
 
-@click.command("bench")
+@click.command("bench", short_help="Time models on every engine, interleaved.")
 @click.argument("models", nargs=-1, required=True)
 @output.data_option
 @click.option("--engine", "engines", multiple=True, metavar="NAME", help="Only this engine; may be repeated.")

@@ -13,7 +13,7 @@ from tightship.errors import ParityError
 __all__ = ["command"]
 
 
-@click.command("check")
+@click.command("check", short_help="Say whether two models compute the same.")
 @click.argument("first")
 @click.argument("second")
 @output.data_option

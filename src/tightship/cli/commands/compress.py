@@ -33,7 +33,7 @@ class _Passes(click.Group):
         return _command_of(PASSES[name])
 
 
-@click.group("compress", cls=_Passes)
+@click.group("compress", cls=_Passes, short_help="Apply one pass or a recipe; nothing is decided.")
 def command() -> None:
     """Apply one pass, or a recipe file, to a model; nothing is measured or refused.
 

@@ -9,7 +9,7 @@ from tightship.cli import output
 __all__ = ["command"]
 
 
-@click.command("doctor")
+@click.command("doctor", short_help="Say what this machine has and can do.")
 @output.json_option
 def command(as_json: bool) -> None:
     """Say which engines and extras are here, what each missing one would give, and what the processor can do."""

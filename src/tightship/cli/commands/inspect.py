@@ -11,7 +11,7 @@ from tightship.cli import output
 __all__ = ["command"]
 
 
-@click.command("inspect")
+@click.command("inspect", short_help="Say what is in a model and what looks risky.")
 @click.argument("model")
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for a model given as a function.")
 @output.json_option

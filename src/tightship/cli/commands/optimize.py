@@ -14,7 +14,7 @@ from tightship.core.budget import Budget
 __all__ = ["command"]
 
 
-@click.command("optimize")
+@click.command("optimize", short_help="Find the smallest or fastest form that is provably good enough.")
 @click.argument("model")
 @output.data_option
 @click.option("-o", "--output", "place", metavar="OUT", help="A folder for everything, or a file ending in .onnx.")

@@ -11,7 +11,7 @@ from tightship.cli import output
 __all__ = ["command"]
 
 
-@click.command("recipes")
+@click.command("recipes", short_help="List the passes with their fields.")
 @output.json_option
 def command(as_json: bool) -> None:
     """List the passes with their fields: what a recipe.toml may hold, and the flags of `tightship compress`."""

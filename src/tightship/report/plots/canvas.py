@@ -35,8 +35,8 @@ MARKER_SIZES: dict[Status, float] = {
 }
 """Diameters in points that look alike."""
 
-WIDTH_INCHES = 8.0
-NAME_LENGTH = 34
+WIDTH_INCHES = 11.0
+NAME_LENGTH = 42
 
 
 def new_figure(height_inches: float) -> tuple[Figure, Axes]:

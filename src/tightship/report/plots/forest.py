@@ -37,7 +37,7 @@ def forest(plan: Plan) -> str:
         return ""
     factor = 100.0 if words.unit(plan.metric) else 1.0
     with drawing():
-        figure, axes = new_figure(1.0 + 0.26 * len(rows))
+        figure, axes = new_figure(1.0 + 0.28 * len(rows))
         low, high = _limits([row.drop for row in rows])
         axes.set_xlim(low * factor, high * factor)
         for place, row in enumerate(rows):

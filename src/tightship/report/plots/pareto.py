@@ -86,7 +86,7 @@ def pareto(plan: Plan) -> str:
     if not shown:
         return ""
     with drawing():
-        figure, axes = new_figure(4.6)
+        figure, axes = new_figure(5.2)
         _scale(axes, "x", [point.size_mb for point in shown])
         _scale(axes, "y", [spot[1] for point in shown for spot in (point.spot, *point.bar)])
         corners = _draw_front(axes, shown)

@@ -21,7 +21,7 @@ def sensitivity(plan: Plan) -> str:
     if not worst:
         return ""
     with drawing():
-        figure, axes = new_figure(0.8 + 0.2 * len(worst))
+        figure, axes = new_figure(0.8 + 0.22 * len(worst))
         finite = [entry.sqnr_db for entry in worst if math.isfinite(entry.sqnr_db)]
         low, high = min([0.0, *finite]), max([1.0, *finite])
         for row, entry in enumerate(worst):

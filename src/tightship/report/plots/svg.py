@@ -38,7 +38,7 @@ _STYLE: Any = {
     "svg.hashsalt": "tightship",
     "text.parse_math": False,
     "font.family": "sans-serif",
-    "font.size": 9.0,
+    "font.size": 10.0,
     "text.color": COLOURS["ink"],
     "axes.labelcolor": COLOURS["ink"],
     "axes.edgecolor": COLOURS["muted"],
