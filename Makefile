@@ -26,7 +26,7 @@ $(VENV)/.bench: $(VENV)/.dev
 
 demo: $(VENV)/.demo  ## train a small network on real data and optimize it; ends with demo/report.html
 	$(BIN)/python examples/digits.py build/digits
-	$(BIN)/tightship optimize build/digits/digits.onnx --data build/digits/held_out.npz --max-drop 0.01 -o demo
+	$(BIN)/tightship optimize build/digits/digits.onnx --data build/digits/held_out.npz --max-drop 0.01 --goal size -o demo
 	@echo "The report: demo/report.html"
 
 test: $(VENV)/.dev  ## run the tests

@@ -73,8 +73,8 @@ class Tokens(nn.Module):
         self.norm = nn.LayerNorm(8)
 
     def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
-        query = self.norm(self.table(ids))
-        hidden = nn.functional.scaled_dot_product_attention(query, query, query) * mask[..., None]
+        x = self.norm(self.table(ids))[:, None]
+        hidden = nn.functional.scaled_dot_product_attention(x, x, x)[:, 0] * mask[..., None]
         return {"hidden": hidden, "longest": mask.sum(1)}
 
 

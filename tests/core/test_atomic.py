@@ -74,6 +74,17 @@ def test_checking_that_a_place_can_be_written_leaves_nothing(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_sweep_puts_back_a_folder_that_a_killed_process_had_moved_away(tmp_path: Path) -> None:
+    child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    holder = tmp_path / f".tmp-{int(child.stdout)}-abc"
+    (holder / "out").mkdir(parents=True)
+    (holder / "replaced").mkdir()
+    (holder / "replaced" / "a.txt").write_text("old")
+    atomic.sweep(tmp_path)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["out"]
+    assert (tmp_path / "out" / "a.txt").read_text() == "old"
+
+
 def test_sweep_removes_what_dead_processes_left_and_nothing_else(tmp_path: Path) -> None:
     child = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
     dead = tmp_path / f".tmp-{int(child.stdout)}-abc"

@@ -70,8 +70,8 @@ def test_the_score_interval_is_that_of_the_r_package_propcis() -> None:
 
 
 def test_without_a_margin_the_p_value_is_that_of_the_exact_unconditional_mcnemar_test() -> None:
-    # Cavo et al. 2012: 161 patients, 6 and 16 discordant; the R package contingencytables prints P = 0.034053, two-sided,
-    # of which 1e-4 is its allowance for the nuisance parameter (ours: 1e-5, once per side).
+    # Cavo et al. 2012: 161 patients, 6 and 16 discordant; the R package contingencytables prints P = 0.034053 for both
+    # sides, of which 1e-4 is its allowance for the nuisance parameter (ours: 1e-5 per side).
     p_value = Discordance(161, 0.0, 6, 16).p_value
     assert 2 * (p_value - 1e-5) == pytest.approx(0.034053 - 1e-4, abs=5e-5)
 
@@ -93,7 +93,7 @@ def test_the_p_value_is_the_largest_probability_over_all_tables(
         stats.multinomial.pmf(cells, n_items, [(rate + allowed) / 2, (rate - allowed) / 2, 1 - rate]).sum()
         for rate in np.linspace(max(interval.low, allowed), min(interval.high, 1 - 1e-12), 400)
     )
-    # The two grids of rates differ: 1e-3 of the maximum.
+    # Both maxima are over grids; they differ by 1e-3 of the maximum at most.
     assert found.p_value == pytest.approx(largest + 1e-5, rel=1e-3)
 
 

@@ -44,6 +44,8 @@ def test_contributed_operators_have_the_shapes_that_the_engine_computes() -> Non
       product = com.microsoft.FusedMatMul <transB = 1> (act, m)
       added = com.microsoft.Gelu (sum)
       simple = SimplifiedLayerNormalization (added, gain)
+      image = Reshape (x, image_shape)
+      fused = com.microsoft.FusedConv <activation = "Relu", pads = [1, 1, 1, 1]> (image, kernel)
       y = Identity (product)
     }"""
     proto = onnx.parser.parse_model(text)
@@ -52,6 +54,8 @@ def test_contributed_operators_have_the_shapes_that_the_engine_computes() -> Non
         "scales": np.ones(128, np.float32),
         "gain": np.ones(64, np.float32),
         "m": np.zeros((48, 64), np.float32),
+        "image_shape": np.array([1, 1, 16, -1]),
+        "kernel": np.zeros((2, 1, 3, 3), np.float32),
     }
     proto.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     model = graph.from_bytes(proto.SerializeToString())
@@ -59,6 +63,24 @@ def test_contributed_operators_have_the_shapes_that_the_engine_computes() -> Non
     for name, shape in actual_shapes(model).items():
         if not name.startswith("unused"):
             assert inferred[name] == shape, name
+
+
+def test_quantized_operators_have_the_shapes_that_the_engine_computes() -> None:
+    text = """
+    <ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
+    g (float[n, 3, 4, 4] x) => (float[n, 6, 1, 1] y) {
+      q = QuantizeLinear (x, s, z)
+      added = com.microsoft.QLinearAdd (q, s, z, q, s, z, s, z)
+      joined = com.microsoft.QLinearConcat <axis = 1> (s, z, added, s, z, q, s, z)
+      pooled = com.microsoft.QLinearGlobalAveragePool (joined, s, z, s, z)
+      y = DequantizeLinear (pooled, s, z)
+    }"""
+    proto = onnx.parser.parse_model(text)
+    proto.graph.initializer.append(numpy_helper.from_array(np.float32(0.1), "s"))
+    proto.graph.initializer.append(numpy_helper.from_array(np.uint8(128), "z"))
+    model = graph.from_bytes(proto.SerializeToString())
+    inferred, actual = infer_shapes(model), actual_shapes(model)
+    assert {name: inferred.get(name) for name in actual} == actual
 
 
 def test_shapes_of_branches_are_inferred() -> None:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import signal, stats
 
 from tightship.errors import UsageError
 from tightship.measure import statistics
@@ -15,11 +15,8 @@ from tightship.measure import statistics
 def autocorrelated(n: int, rho: float, rng: np.random.Generator) -> np.ndarray:
     """Noise whose neighbours correlate by `rho`, with standard deviation 1."""
     steps = rng.standard_normal(n) * np.sqrt(1 - rho**2)
-    values = np.empty(n)
-    values[0] = rng.standard_normal()
-    for index in range(1, n):
-        values[index] = rho * values[index - 1] + steps[index]
-    return values
+    steps[0] = rng.standard_normal()
+    return np.asarray(signal.lfilter([1.0], [1.0, -rho], steps))
 
 
 @pytest.mark.parametrize("n", [6, 7, 12, 25, 64])

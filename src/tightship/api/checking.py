@@ -41,7 +41,8 @@ def check(
 ) -> Verdict:
     """Run two models on the same inputs (generated where `data` is None) and compare every output.
 
-    `rtol` is relative to how much an output varies from input to input, `atol` is absolute in the output's units.
+    `rtol` is relative to how much an output varies from input to input; an output that varies by less than `atol` (in
+    its own units) is judged as if it varied by that much.
     Raises `DatasetMismatch` where the data fits only one of them.
     """
     one, other = loading.read(str(first), weights[0]), loading.read(str(second), weights[1])

@@ -16,7 +16,7 @@ from tightship.search.workshop import Workshop
 
 __all__ = ["Place", "deliver", "place"]
 
-OURS = frozenset({"model.onnx", "model.onnx.data", "model.pt2", "plan.json", "recipe.toml", "report.html"})
+OURS = frozenset({"model.onnx", "model.onnx.*.data", "model.pt2", "plan.json", "recipe.toml", "report.html"})
 
 
 @dataclass(frozen=True)

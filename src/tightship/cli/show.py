@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 from rich import box
-from rich.console import Group, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
@@ -19,9 +19,12 @@ from tightship.core.plan import Candidate, Plan
 from tightship.measure.describe import Description
 from tightship.measure.doctor import Diagnosis
 from tightship.report import words
-from tightship.report.verdict import headline
+from tightship.report.verdict import grounds, headline
 
 __all__ = ["bench", "compressed", "description", "doctor", "plan", "recipes", "verdict"]
+
+WIDE = 110
+"""Columns from which reasons fit beside the numbers of a plan; below, they follow its table."""
 
 STYLES = {
     "baseline": "",
@@ -35,14 +38,10 @@ STYLES = {
 
 def plan(found: Plan) -> RenderableType:
     """Every candidate with its numbers and verdict, then the choice in a sentence and where the files are."""
-    table = _table(
-        f"{found.source}: {len(found.candidates)} candidates",
-        ("candidate", "size>", "latency>", "speed>", f"{found.metric}>", "drop at most>", "verdict", "why"),
-    )
-    for entry in found.candidates:
-        table.add_row(*_candidate(found, entry), style=STYLES[entry.status])
     if not found.chosen:
-        return Group(table, Text("dry run: nothing was measured or written"))
+        return Group(_proposals(found), Text("dry run: nothing was measured or written"))
+    reasons = (Text(f"• {names}: {reason}") for reason, names in grounds(found))
+    table = _ByWidth(_candidates(found, "why"), Group(_candidates(found), *reasons, ""))
     lines = [Text(headline(found), style="bold"), *(Text(f"note: {note}") for note in found.notes)]
     if found.output is not None:
         lines.append(Text(f"written: {found.output}   report: {_report_of(found.output)}"))
@@ -108,13 +107,13 @@ def verdict(found: Verdict) -> RenderableType:
 
 
 def doctor(found: Diagnosis) -> RenderableType:
-    """Engines, processor and advice."""
+    """Engines, processor and advice; what is missing is in the advice, with the command that installs it."""
     machine = found.machine
     head = f"{machine.processor}, {machine.n_cores} cores, {machine.memory_gb:.1f} GB, {machine.system}"
-    engines = _table("engines", ("engine", "version", "precisions", "gives", "to install"))
+    engines = _table("engines", ("engine", "version", "precisions", "gives"))
     for state in found.engines:
         cells = (state.name, state.version or "missing", ", ".join(state.precisions) or "–", state.gives)
-        engines.add_row(*cells, Text(state.install), style="" if state.version else "yellow")
+        engines.add_row(*cells, style="" if state.version else "yellow")
     features = _table("processor", ("instructions", "here", "meaning"))
     for feature in found.features:
         style = "" if feature.present else "dim"
@@ -140,16 +139,46 @@ def compressed(found: Compressed) -> RenderableType:
     return Group(Text(head, style="bold"), *(Text(f"note: {note}") for note in found.notes))
 
 
-def _candidate(found: Plan, entry: Candidate) -> Iterable[RenderableType]:
+@dataclass(frozen=True)
+class _ByWidth:
+    """Draws `wide` where the terminal has `WIDE` columns, else `narrow`."""
+
+    wide: RenderableType
+    narrow: RenderableType
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.wide if options.max_width >= WIDE else self.narrow
+
+
+def _candidates(found: Plan, *more: str) -> Table:
+    most = f"drop\nat most\n{words.unit(found.metric)}".rstrip() + ">"
+    metric = words.shorten(found.metric, 12)
+    table = _table(
+        f"{found.source}: {len(found.candidates)} candidates",
+        ("candidate", "size>", "latency>", "speed>", f"{metric}>", most, "verdict", *more),
+    )
+    for entry in found.candidates:
+        cells = [*_numbers(found, entry), *([Text(entry.reason)] if more else [])]
+        table.add_row(Text(entry.name), *cells, style=STYLES[entry.status])
+    return table
+
+
+def _numbers(found: Plan, entry: Candidate) -> Iterable[RenderableType]:
     measured = entry.measurement
-    yield Text(entry.name)
     yield words.bytes_text(measured.size_bytes if measured else None)
     yield words.ms_text(measured.latency.median_ms if measured and measured.latency else None)
     yield words.speed(measured.ratio if measured else None)
     yield words.quality_text(measured.quality if measured else None, digits=2)
     yield words.bound_text(found.metric, measured.drop.upper if measured and measured.drop else None)
     yield entry.status
-    yield Text(entry.reason)
+
+
+def _proposals(found: Plan) -> Table:
+    table = _table(f"{found.source}: {len(found.candidates)} candidates", ("candidate", "passes", "target"))
+    for entry in found.candidates:
+        passes = ", ".join(str(step) for step in entry.steps) or "as it is"
+        table.add_row(Text(entry.name), Text(passes), str(entry.target))
+    return table
 
 
 def _risks(found: Description) -> Iterable[RenderableType]:
@@ -168,9 +197,11 @@ def _report_of(output: str) -> str:
 
 
 def _table(title: str, columns: Iterable[str]) -> Table:
-    """A table; a column whose name ends in `>` is aligned right."""
+    """A table; a column whose name ends in `>` holds numbers: aligned right and never broken."""
     table = Table(title=Text(title, style="bold"), title_justify="left", header_style="bold", box=box.SIMPLE_HEAD)
+    table.pad_edge = False
     for column in columns:
         right = column.endswith(">")
-        table.add_column(Text(column.removesuffix(">")), justify="right" if right else "left", overflow="fold")
+        head = Text(column.removesuffix(">").rstrip())
+        table.add_column(head, justify="right" if right else "left", no_wrap=right, overflow="fold")
     return table

@@ -11,12 +11,14 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 from tightship.errors import OutputError
 
 __all__ = ["check_writable", "replace_folder", "sweep", "write_bytes", "write_text", "writing"]
 
+_REPLACED = "replaced"
 _TEMPORARY = re.compile(r"^\.tmp-(\d+)-")
 
 
@@ -51,27 +53,32 @@ def write_text(path: Path, text: str) -> None:
 
 
 def check_writable(path: Path, ours: frozenset[str] | None) -> None:
-    """Raise `OutputError` where `path` could not be written later: a folder of names in `ours`, or a file (None)."""
+    """Raise `OutputError` where `path` could not be written later: a folder of files like `ours`, or a file (None).
+
+    What a killed process left beside it is swept.
+    """
     if ours is not None:
         _refuse_strangers(path, ours)
     elif path.is_dir():
         raise OutputError(f"{path} is a folder; the output is to be a file there")
     holder = _temporary_beside(path)
     holder.rmdir()
+    sweep(path.parent)
 
 
 @contextmanager
 def replace_folder(path: Path, ours: frozenset[str]) -> Iterator[Path]:
     """Give a temporary folder to fill; it takes the place of `path` when the block ends.
 
-    An existing `path` is replaced only if all it holds are names in `ours`, so that no stranger's file is lost.
+    An existing `path` is replaced only if all it holds has names like `ours` (`*` stands for anything), so that no
+    stranger's file is lost.
     """
     _refuse_strangers(path, ours)
     with writing(path) as temporary:
         temporary.mkdir()
         yield temporary
         if path.exists():
-            path.rename(temporary.parent / "replaced")
+            path.rename(temporary.parent / _REPLACED)
 
 
 def sweep(folder: Path) -> int:
@@ -84,6 +91,7 @@ def sweep(folder: Path) -> int:
         if (match := _TEMPORARY.match(child.name)) and not psutil.pid_exists(int(match[1]))
     ]
     for child in stale:
+        _put_back(child)
         shutil.rmtree(child, ignore_errors=True)
     return len(stale)
 
@@ -97,10 +105,19 @@ def _temporary_beside(path: Path) -> Path:
 
 
 def _refuse_strangers(path: Path, ours: frozenset[str]) -> None:
-    strangers = sorted(child.name for child in path.iterdir() if child.name not in ours) if path.is_dir() else []
+    names = sorted(child.name for child in path.iterdir()) if path.is_dir() else []
+    strangers = [name for name in names if not any(fnmatch(name, pattern) for pattern in ours)]
     if strangers or (path.exists() and not path.is_dir()):
         found = f"files that are not ours: {', '.join(strangers[:3])}" if strangers else "a file"
         raise OutputError(f"{path} holds {found}; choose an empty or new folder for the output")
+
+
+def _put_back(holder: Path) -> None:
+    """Where a process was killed between moving an old folder away and the new one in, move the old one back."""
+    replaced = holder / _REPLACED
+    for new in holder.iterdir():
+        if replaced.exists() and new != replaced and not (holder.parent / new.name).exists():
+            replaced.rename(holder.parent / new.name)
 
 
 def _flush(path: Path) -> None:

@@ -46,28 +46,35 @@ def _other_type(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
 
 def _other_attributes(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
     expected, found = _attributes(ours), _attributes(theirs)
-    different = [
-        f"{name} is {found.get(name, 'not set')}, expected {expected.get(name, 'not set')}"
-        for name in sorted({*expected, *found})
-        if expected.get(name) != found.get(name)
-    ]
-    return f"attribute {'; '.join(different)}" if different else ""
+    different = [name for name in sorted({*expected, *found}) if expected.get(name) != found.get(name)]
+    if not different:
+        return ""
+    expected, found = _defaults(ours) | expected, _defaults(theirs) | found
+    parts = [f"{name} is {_told(found.get(name))}, expected {_told(expected.get(name))}" for name in different]
+    return f"attribute {'; '.join(parts)}"
+
+
+def _told(value: Any) -> str:
+    return "not set" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _attributes(node: onnx_ir.Node) -> dict[str, Any]:
-    """Attributes that are plain values, defaults of the operator filled in."""
+    """Attributes that are plain values and not the default, which an operator of another opset may not even have."""
+    defaults = _defaults(node)
+    plain = {name: _plain(entry.value) for name, entry in node.attributes.items() if entry.type.name not in _STRUCTURED}
+    return {name: value for name, value in plain.items() if name not in defaults or defaults[name] != value}
+
+
+def _defaults(node: onnx_ir.Node) -> dict[str, Any]:
     import onnx
 
-    found: dict[str, Any] = {}
     version = node.version or (node.graph.opset_imports.get(node.domain) if node.graph is not None else None)
     try:
         schema = onnx.defs.get_schema(node.op_type, version or onnx.defs.onnx_opset_version(), node.domain)
-        defaults = {name: entry.default_value for name, entry in schema.attributes.items()}
-        found = {name: onnx.helper.get_attribute_value(value) for name, value in defaults.items() if value.name}
     except onnx.defs.SchemaError:
-        pass
-    found |= {name: entry.value for name, entry in node.attributes.items() if entry.type.name not in _STRUCTURED}
-    return {name: _plain(value) for name, value in found.items()}
+        return {}
+    values = {name: entry.default_value for name, entry in schema.attributes.items()}
+    return {name: _plain(onnx.helper.get_attribute_value(value)) for name, value in values.items() if value.name}
 
 
 _STRUCTURED = frozenset({"TENSOR", "TENSORS", "GRAPH", "GRAPHS", "SPARSE_TENSOR", "SPARSE_TENSORS"})

@@ -82,12 +82,14 @@ def _gpus() -> tuple[str, ...]:
 
 def _advice(present: set[str], engines: tuple[EngineState, ...], gpus: tuple[str, ...]) -> list[str]:
     advice = []
+    if not present:
+        advice.append("No instruction set that matters to models was found, or this system does not tell them.")
     if "avx2" in present and not {"avx_vnni", "avx512_vnni", "amx_int8"} & present:
         advice.append(
-            "This processor has no 8-bit dot products (VNNI): int8 models are smaller but hardly faster than float32 "
-            "here, and weights are kept to 7 bits so that products do not saturate."
+            "This processor has no 8-bit dot products (VNNI): int8 models gain less speed than with them, "
+            "and their weights are kept to 7 bits so that products do not saturate."
         )
-    if not {"avx512_bf16", "amx_bf16", "bf16"} & present:
+    if present and not {"avx512_bf16", "amx_bf16", "bf16"} & present:
         advice.append("This processor has no bfloat16 arithmetic, so bf16 is not tried.")
     advice += [
         f"{state.name} is missing; it gives {state.gives}: {state.install}" for state in engines if state.install

@@ -115,10 +115,15 @@ class Discordance(DropEvidence):
         if low > high:
             return NUISANCE_RISK
         # Equal steps of the square root are equal steps in standard deviations of a count.
-        ends = np.sqrt(np.array([low - drop, high - drop]) / 2)
-        n_steps = 8 + math.ceil(float(ends[1] - ends[0]) * math.sqrt(self.n_items) / STEP)
-        gained = np.linspace(ends[0], ends[1], n_steps) ** 2
-        return min(1.0, float(self._probability(gained + drop, gained).max()) + NUISANCE_RISK)
+        first, last = np.sqrt(np.array([low - drop, high - drop]) / 2)
+        n_steps = 8 + math.ceil(float(last - first) * math.sqrt(self.n_items) / STEP)
+        best = 0.0
+        for _ in range(2):  # a grid, then a finer one around its highest point
+            roots = np.linspace(first, last, n_steps)
+            found = self._probability(roots**2 + drop, roots**2)
+            best, top, n_steps = max(best, float(found.max())), int(found.argmax()), 9
+            first, last = roots[max(top - 1, 0)], roots[min(top + 1, len(roots) - 1)]
+        return min(1.0, best + NUISANCE_RISK)
 
     def upper(self, alpha: float) -> float:
         from scipy.optimize import brentq
@@ -178,7 +183,7 @@ class Discordance(DropEvidence):
         first = int(max(binom.ppf(NEGLIGIBLE, n, p_gained.min()), 0))
         last = int(min(binom.isf(NEGLIGIBLE, n, p_gained.max()), len(self._most_lost) - 1))
         gained = np.arange(first, last + 1)
-        share = np.minimum(p_lost / np.maximum(1 - p_gained, 1e-300), 1.0)[:, None]
+        share = np.clip(p_lost / np.maximum(1 - p_gained, 1e-300), 0.0, 1.0)[:, None]
         lost = binom.cdf(self._most_lost[gained], n - gained, share)
         return np.asarray((binom.pmf(gained, n, p_gained[:, None]) * lost).sum(axis=1))
 

@@ -73,7 +73,7 @@ def first_difference(
     max_items: int = _MAX_ITEMS,
     progress: Progress = SILENT,
 ) -> Difference | None:
-    """Compare the tensors that both graphs have, in the second's order, and return where they first differ, if they do.
+    """Compare the tensors that both graphs have, and return where a difference of the outputs begins, if there is one.
 
     Both models are of the graph form. Tensors are given out some at a time, which keeps memory bounded and may keep
     an engine from fusing operators; a fault of a fused kernel may then not show. Tolerances are those of
@@ -81,19 +81,35 @@ def first_difference(
     """
     matches = match_values(first, second)
     judged: dict[onnx_ir.Value, Judgement] = {}
-    chunks = list(_chunks(second, matches))
     with progress.step("comparing operators", len(matches)) as advance:
-        for chunk in chunks:
+        for chunk in _chunks(second, matches):
             exposed = {value: matches[value] for value in chunk}
             runs = _runs(first, second, first_target, second_target, exposed, dataset, max_items)
             judged |= _judge(exposed, runs, rtol, atol)
             advance(len(chunk))
-            worst = next((value for value in chunk if judged[value].cause), None)
-            if worst is not None:
-                pair = {worst: matches[worst]}
-                run = next(_runs(first, second, first_target, second_target, pair, dataset, 1))
-                return _difference(worst, matches, judged[worst], run)
-    return None
+    guilty = _first_guilty(second, judged)
+    if guilty is None:
+        return None
+    run = next(_runs(first, second, first_target, second_target, {guilty: matches[guilty]}, dataset, 1))
+    return _difference(guilty, matches, judged[guilty], run)
+
+
+def _first_guilty(model: Model, judged: Mapping[onnx_ir.Value, Judgement]) -> onnx_ir.Value | None:
+    """The first value that differs and passes its difference on to an output.
+
+    One whose difference ends before any output is not the same tensor: where an engine folds a normalization into a
+    convolution, the name of the convolution's output may come to mean the normalized one.
+    """
+    passes_on: set[onnx_ir.Value] = set()
+    for node in reversed(model.graph.graph):
+        for value in node.outputs:
+            agrees = value in judged and not judged[value].cause
+            reached = any(
+                passes_on.intersection(user.outputs) or user.graph is not node.graph for user, _ in value.uses()
+            )
+            if not agrees and (reached or (value in judged and value.is_graph_output())):
+                passes_on.add(value)
+    return next((value for value, judgement in judged.items() if judgement.cause and value in passes_on), None)
 
 
 def _chunks(model: Model, matches: Matches) -> Iterator[list[onnx_ir.Value]]:

@@ -52,7 +52,7 @@ def compare(
     outputs = pair([spec.name for spec in first.outputs], [spec.name for spec in second.outputs])
     tallies = {name: Tally() for name in outputs}
     n_items = 0
-    with progress.step("comparing outputs", min(max_items, dataset.n_items)) as advance:
+    with progress.step("comparing outputs", max_items) as advance:
         for run in paired_runs(first, second, dataset, max_items):
             if run.failure:
                 return _disagreement(run.failure)

@@ -75,22 +75,25 @@ class _Inference:
         elif node.op_type == "If":
             self._join_branches(node)
         elif (node.domain == "com.microsoft" or node.op_type.startswith("Simplified")) and node.op_type in _CONTRIBUTED:
-            shape = _CONTRIBUTED[node.op_type](node, [self._shape(value) for value in node.inputs])
-            for value in node.outputs[0:4:3]:  # the fourth is the sum that a fused addition made on the way
-                self._know(value, value.dtype or node.inputs[0].dtype, shape)
+            self._infer_contributed(node)
         else:
             self._infer_standard(node)
             self._follow(node)
 
+    def _infer_contributed(self, node: onnx_ir.Node) -> None:
+        shape, dtype = (
+            _CONTRIBUTED[node.op_type](node, [self._shape(value) for value in node.inputs]),
+            self._dtype(node),
+        )
+        for value in node.outputs[0:4:3]:  # the fourth is the sum that a fused addition made on the way
+            self._know(value, value.dtype or dtype, shape)
+        for value in node.outputs[1:3] if node.op_type.endswith("LSTM") else ():  # the last states
+            self._know(value, value.dtype or dtype, shape[1:])
+
     def _infer_standard(self, node: onnx_ir.Node) -> None:
         import onnx
-        import onnx_ir
 
-        proto = onnx_ir.to_proto(node)
-        if node.op_type in _FUSED:
-            proto = onnx.NodeProto(op_type=_FUSED[node.op_type], output=proto.output[:1], input=proto.input[:3])
-            kept = ("auto_pad", "dilations", "group", "kernel_shape", "pads", "strides", "transA", "transB")
-            proto.attribute.extend(onnx_ir.to_proto(node.attributes[name]) for name in kept if name in node.attributes)
+        proto = _standard_proto(node)
         schema = onnx.defs.get_schema(proto.op_type, self._opsets.get(proto.domain, 1), proto.domain)
         given = [value for value in node.inputs if value is not None and value.name in self._types]
         data = {
@@ -146,6 +149,16 @@ class _Inference:
         """The shape of an input that is there; a `KeyError` ends the inference of the operator."""
         return () if value is None else self.shapes[value.name or ""]
 
+    def _dtype(self, node: onnx_ir.Node) -> onnx_ir.DataType:
+        """The type of the first input that is no scale; float32 where that holds indices or packed weights."""
+        import onnx_ir
+
+        source = node.inputs[2 if node.op_type == "QLinearConcat" else 0]
+        known = self._types.get(source.name or "") if source is not None else None
+        dtype = onnx_ir.DataType(known.tensor_type.elem_type) if known is not None else onnx_ir.DataType.FLOAT
+        keeps = dtype.is_floating_point() or node.op_type.startswith(("QLinear", "QGemm"))
+        return dtype if keeps else onnx_ir.DataType.FLOAT
+
     def _know(self, value: onnx_ir.Value, dtype: onnx_ir.DataType | None, shape: Shape) -> None:
         import onnx
 
@@ -169,6 +182,19 @@ def _constant_tensor(node: onnx_ir.Node) -> onnx_ir.TensorProtocol:
     value = next(iter(node.attributes.values())).value
     whole = isinstance(value, int) or (not isinstance(value, float) and isinstance(value[0], int))
     return onnx_ir.tensor(np.array(value, np.int64 if whole else np.float32))
+
+
+def _standard_proto(node: onnx_ir.Node) -> onnx.NodeProto:
+    """The node, or the standard operator that it is up to an activation."""
+    import onnx
+    import onnx_ir
+
+    if node.op_type not in _FUSED:
+        return onnx_ir.to_proto(node)
+    inputs = [value.name or "" for value in node.inputs[:3] if value is not None]
+    attributes = [onnx_ir.to_proto(entry) for name, entry in node.attributes.items() if "activation" not in name]
+    outputs = [value.name or "" for value in node.outputs[:1]]
+    return onnx.NodeProto(op_type=_FUSED[node.op_type], input=inputs, output=outputs, attribute=attributes)
 
 
 def _subgraphs(node: onnx_ir.Node) -> Iterator[onnx_ir.Graph]:
@@ -196,6 +222,23 @@ def _product(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
     return (*np.broadcast_shapes(first[:-2], second[:-2]), first[-2], second[-1])
 
 
+def _recurrence(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
+    steps, batch, _ = shapes[0]
+    return (steps, shapes[1][0], batch, _attribute(node, "hidden_size", 0))
+
+
+def _concatenation(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
+    # Inputs are the scale and zero point of the output, then data, scale and zero point of each part.
+    parts, axis = shapes[2::3], _attribute(node, "axis", 0) % len(shapes[2])
+    return tuple(sum(part[i] for part in parts) if i == axis else length for i, length in enumerate(parts[0]))
+
+
+def _global_pool(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
+    shape = shapes[0]
+    ones = (1,) * (len(shape) - 2)
+    return (shape[0], *ones, shape[-1]) if _attribute(node, "channels_last", 0) else (*shape[:2], *ones)
+
+
 def _low_bit_product(node: onnx_ir.Node, shapes: Sequence[Shape]) -> Shape:
     return (*shapes[0][:-1], _attribute(node, "N", 0))
 
@@ -213,6 +256,7 @@ def _attribute(node: onnx_ir.Node, name: str, default: int) -> int:
 _CONTRIBUTED: Mapping[str, ShapeRule] = {
     "Attention": lambda _node, shapes: (*shapes[0][:-1], shapes[1][-1] // 3),
     "BiasGelu": _like(0),
+    "DynamicQuantizeLSTM": _recurrence,
     "DynamicQuantizeMatMul": _product,
     "EmbedLayerNormalization": lambda _node, shapes: (*shapes[0], shapes[2][-1]),
     "FastGelu": _like(0),
@@ -223,7 +267,10 @@ _CONTRIBUTED: Mapping[str, ShapeRule] = {
     "MatMulIntegerToFloat": _product,
     "MatMulNBits": _low_bit_product,
     "MultiHeadAttention": _like(0),
+    "QGemm": lambda node, shapes: _product(node, (shapes[0], shapes[3])),
     "QLinearAdd": _broadcast(0, 3),
+    "QLinearConcat": _concatenation,
+    "QLinearGlobalAveragePool": _global_pool,
     "QLinearLeakyRelu": _like(0),
     "QLinearMul": _broadcast(0, 3),
     "QLinearSigmoid": _like(0),

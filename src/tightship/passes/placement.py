@@ -102,6 +102,11 @@ def keep_range(node: onnx_ir.Node) -> tuple[Slot, ...]:
     return () if gives_indices else (Slot(0, "activation"),)
 
 
+def keep_range_if_nearest(node: onnx_ir.Node) -> tuple[Slot, ...]:
+    """=> Resize =>   where it repeats or drops elements; interpolated ones stay float"""
+    return (Slot(0, "activation"),) if node.attributes.get_string("mode", "nearest") == "nearest" else ()
+
+
 def average(node: onnx_ir.Node) -> tuple[Slot, ...]:
     """=> GlobalAveragePool, AveragePool =>   with a range of its own behind"""
     return (Slot(0, "activation"),)
@@ -119,11 +124,15 @@ COMPUTING: Mapping[str, Rule] = {"Conv": convolution, "Gemm": gemm, "MatMul": ma
 """Operators that are worth quantizing for their own sake."""
 
 FOLLOWING: Mapping[str, Rule] = {
-    **dict.fromkeys(("MaxPool", "Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze"), keep_range),
+    **dict.fromkeys(("DepthToSpace", "Flatten", "Gather", "MaxPool", "Reshape", "Slice"), keep_range),
+    **dict.fromkeys(("Squeeze", "Transpose", "Unsqueeze"), keep_range),
+    "Resize": keep_range_if_nearest,
     **dict.fromkeys(("AveragePool", "GlobalAveragePool"), average),
     **dict.fromkeys(("Add", "Concat"), join),
 }
 """Operators that stay in 8 bits where all they read is quantized anyway and what reads them wants it so."""
+
+_RANGE_KEEPING = frozenset({keep_range, keep_range_if_nearest})
 
 _COMPUTED_ROLES = frozenset({"activation", "factor"})
 
@@ -212,7 +221,7 @@ def _settle(node: onnx_ir.Node, slots: tuple[Slot, ...], placement: Placement) -
     output = fused_output(node)
     placement.slots[node] = slots
     placement.resident[output] = None
-    if FOLLOWING[node.op_type] is keep_range and output is node.outputs[0]:
+    if FOLLOWING[node.op_type] in _RANGE_KEEPING and output is node.outputs[0]:
         placement.range_of[output] = node.inputs[0]
 
 
@@ -237,11 +246,11 @@ def _is_bias(value: onnx_ir.Value, n_channels: int) -> bool:
     tensor = constant(value)
     if tensor is None or tensor.dtype.name != "FLOAT":
         return False
-    return tensor.size == 1 or (tensor.size == n_channels and tensor.shape[-1] == n_channels)
+    return bool(tensor.size == 1 or tensor.size == n_channels == tensor.shape[-1])
 
 
 def _is_float(value: onnx_ir.Value | None) -> bool:
-    return value is not None and value.dtype is not None and value.dtype.name == "FLOAT"
+    return value is not None and value.dtype is not None and bool(value.dtype.name == "FLOAT")
 
 
 def _is_fixed(node: onnx_ir.Node, fixed: Collection[onnx_ir.Value]) -> bool:
@@ -254,11 +263,13 @@ def _is_fixed(node: onnx_ir.Node, fixed: Collection[onnx_ir.Value]) -> bool:
 
 def _cuts_around_zero(node: onnx_ir.Node) -> bool:
     """Whether a node is a Relu, or a Clip between constants that zero lies between."""
-    if node.domain != "" or node.op_type != "Clip":
-        return node.domain == "" and node.op_type == "Relu"
-    low, high = (*(constant(value) for value in node.inputs[1:3]), None, None)[:2]
-    bounds_known = all(value is None or constant(value) is not None for value in node.inputs[1:3])
-    return bounds_known and (low is None or low.numpy() <= 0) and (high is None or high.numpy() >= 0)
+    if node.domain != "" or node.op_type not in {"Relu", "Clip"}:
+        return False
+    bounds = [*node.inputs[1:3], None, None][:2]
+    if any(bound is not None and constant(bound) is None for bound in bounds):
+        return False
+    low, high = (None if bound is None else float(known_constant(bound).numpy()) for bound in bounds)
+    return (low is None or low <= 0) and (high is None or high >= 0)
 
 
 def _weight_bytes(node: onnx_ir.Node, slots: tuple[Slot, ...]) -> int:

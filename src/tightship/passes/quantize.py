@@ -59,14 +59,14 @@ class QuantizedTensor:
         """Return the float32 values that the integers stand for."""
         scale = _along(self.affine.scale, self.axis, self.values.ndim)
         zero_point = _along(self.affine.zero_point, self.axis, self.values.ndim)
-        difference: np.ndarray = self.values.astype(np.float32) - zero_point.astype(np.float32)
-        return difference * scale
+        reals: np.ndarray = (self.values.astype(np.float32) - zero_point.astype(np.float32)) * scale
+        return reals
 
 
 def fast_weight_bits(processor_features: Collection[str]) -> int:
     """Return the weight bits that the int8 kernels of this processor add up without saturating: 7 or 8.
 
-    AVX2 and AVX-512 without VNNI add two u8*s8 products in 16 bits (vpmaddubsw): 2*255*127 does not fit, 2*255*63 does.
+    AVX2 and AVX-512 without VNNI add two u8*s8 products in 16 bits (vpmaddubsw): 2*255*127 does not fit, 2*255*64 does.
     Without any feature known (not Linux) 8 is returned.
     """
     x86_without_vnni = "avx2" in processor_features and not _WITHOUT_SATURATION & set(processor_features)
@@ -83,7 +83,7 @@ def affine_of_range(low: float, high: float, dtype: IntegerType) -> Affine:
 
 
 def symmetric_of_range(low: float, high: float, bits: int = 8) -> Affine:
-    """Spread the `2**bits - 1` integers around zero over `[-m, m]`, m the larger of |low| and |high|."""
+    """Spread the int8 numbers -127..127 (7 bits: -64..64) over `[-m, m]`, m the larger of |low| and |high|."""
     scale = max(abs(low), abs(high)) / _largest(bits)
     return Affine(np.array(max(scale, SMALLEST_SCALE), dtype=np.float32), np.array(0, dtype=np.int8))
 
@@ -96,7 +96,8 @@ def quantize(values: np.ndarray, affine: Affine, axis: int | None = None) -> np.
     if affine.zero_point.any():
         scaled += _along(affine.zero_point, axis, values.ndim)
     np.clip(scaled, limits.min, limits.max, out=scaled)
-    return scaled.astype(affine.zero_point.dtype)
+    integers: np.ndarray = scaled.astype(affine.zero_point.dtype)
+    return integers
 
 
 def quantize_weight(
@@ -104,7 +105,7 @@ def quantize_weight(
 ) -> QuantizedTensor:
     """Quantize a float weight symmetrically to int8, each slice along `axis` with its own scale (None: one for all).
 
-    `bits` below 8 uses fewer of the integers. `floor` (scalar or `[channels]`) is the least scale, see `bias_floor`.
+    The integers are -127..127 (7 bits: -64..64). `floor`, scalar or `[channels]`, is the least scale: `bias_floor`.
     Raises `InvalidModel` that names the weight where it holds NaN or infinity.
     """
     peak = _peak(weight, axis)
@@ -112,7 +113,7 @@ def quantize_weight(
         raise InvalidModel(
             f"weight {name!r} holds NaN or infinite values; expected finite numbers, retrain or repair it"
         )
-    scale = np.maximum(peak / _largest(bits), np.maximum(floor, SMALLEST_SCALE)).astype(np.float32)
+    scale = np.asarray(np.maximum(peak / _largest(bits), np.maximum(floor, SMALLEST_SCALE)), dtype=np.float32)
     affine = Affine(scale, np.zeros(scale.shape, dtype=np.int8))
     return QuantizedTensor(quantize(weight.astype(np.float32, copy=False), affine, axis), affine, axis)
 
@@ -128,16 +129,16 @@ def bias_floor(bias: np.ndarray, input_scale: np.ndarray) -> np.ndarray:
 
 def quantize_bias(bias: np.ndarray, input_scale: np.ndarray, weight_scale: np.ndarray) -> QuantizedTensor:
     """Quantize a bias `[channels]` to int32 at the scale of the accumulator it is added to: input * weight."""
-    scale = (input_scale * weight_scale).astype(np.float32)
+    scale = np.asarray(input_scale * weight_scale, dtype=np.float32)
     limits = np.iinfo(np.int32)
     values = np.clip(np.rint(bias / scale.astype(np.float64)), limits.min, limits.max).astype(np.int32)
     return QuantizedTensor(values, Affine(scale, np.zeros(scale.shape, dtype=np.int32)), 0 if scale.ndim else None)
 
 
 def _largest(bits: int) -> int:
-    if not 2 <= bits <= 8:
-        raise UsageError(f"weights are quantized to 2 to 8 bits here, found {bits}")
-    return int(2 ** (bits - 1) - 1)
+    if bits not in (7, 8):
+        raise UsageError(f"weights are quantized to 7 or 8 bits here, found {bits}")
+    return 64 if bits == 7 else 127
 
 
 def _peak(weight: np.ndarray, axis: int | None) -> np.ndarray:
@@ -145,7 +146,8 @@ def _peak(weight: np.ndarray, axis: int | None) -> np.ndarray:
     others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
     if weight.size == 0:
         return np.zeros(() if axis is None else weight.shape[axis])
-    return np.maximum(weight.max(axis=others), -weight.min(axis=others)).astype(np.float64)
+    peak: np.ndarray = np.maximum(weight.max(axis=others), -weight.min(axis=others))
+    return np.asarray(peak, dtype=np.float64)
 
 
 def _along(parameter: np.ndarray, axis: int | None, rank: int) -> np.ndarray:

@@ -5,6 +5,7 @@ Names come from foreign files: the template escapes every text.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,7 +18,10 @@ __all__ = ["recipe_toml", "render"]
 TEMPLATE = "report.html.j2"
 
 N_SENSITIVE = 30
-"""Rows of the sensitivity table that are shown before it is unfolded."""
+"""Rows of the first table of operators; the rest is a second one."""
+
+N_GROUNDS = 6
+"""Reasons said at the top where nothing was better; the table holds them all."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,18 @@ def render(plan: Plan) -> str:
     environment = jinja2.Environment(
         loader=folder, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    environment.filters["whole"] = _whole
     ranked = sorted(plan.sensitivity, key=lambda entry: entry.sqnr_db)
     return environment.get_template(TEMPLATE).render(
         plan=plan,
         headline=verdict.headline(plan),
         fidelity=verdict.fidelity(plan),
         cards=verdict.cards(plan),
-        grounds=verdict.grounds(plan) if plan.best is plan.baseline else (),
+        grounds=verdict.grounds(plan)[:N_GROUNDS] if plan.best is plan.baseline else (),
         conditions=verdict.conditions(plan),
         rows=[_row(plan, number, entry) for number, entry in enumerate(plan.candidates, start=1)],
         unit=words.unit(plan.metric),
+        metric=words.title(plan.metric),
         pareto=Markup(plots.pareto(plan)),
         n_untimed=len(plan.candidates) - plots.n_timed(plan),
         forest=Markup(plots.forest(plan)),
@@ -75,6 +81,11 @@ def recipe_toml(candidate: Candidate) -> str:
 
     passes = [{"name": step.name, **step.parameters} for step in candidate.steps]
     return tomli_w.dumps({"target": asdict(candidate.target), "passes": passes})
+
+
+def _whole(text: str) -> str:
+    """Keep numbers and their units, and both ends of a change, on one line."""
+    return re.sub(r"(?<=\d) (?=%|points|→)|(?<=→) ", "\u00a0", text)
 
 
 def _row(plan: Plan, number: int, entry: Candidate) -> _Row:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
-from tightship.core.measurement import Measurement
+from tightship.core.measurement import DropTest, Measurement
 from tightship.core.plan import Plan, Status
+from tightship.measure.metrics import METRICS
 from tightship.report import words
 
 __all__ = ["STATUSES", "Card", "cards", "conditions", "counts", "fidelity", "grounds", "headline"]
 
 STATUSES: tuple[Status, ...] = ("baseline", "chosen", "accepted", "refused", "undecided", "failed")
 """Every verdict, in the order of legends."""
+
+NEAREST_FIRST: tuple[Status, ...] = ("baseline", "chosen", "accepted", "undecided", "refused", "failed")
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ def headline(plan: Plan) -> str:
         return f"{plan.best.name} was chosen; what it gains was not measured"
     speed = words.speed_words(after.ratio) if after.ratio else ""
     size = words.smaller(before.size_bytes, after.size_bytes)
-    sentence = ", ".join(part for part in (speed, size, _quality_words(plan.metric, before, after)) if part)
+    sentence = ", ".join(part for part in (speed, size, _quality_words(plan, before, after)) if part)
     return sentence[0].upper() + sentence[1:]
 
 
@@ -45,42 +49,38 @@ def counts(plan: Plan) -> str:
 
 
 def grounds(plan: Plan) -> tuple[tuple[str, str], ...]:
-    """Return each distinct reason with the names of the candidates it was given for, the source left out."""
+    """Return each distinct reason with the names of its candidates, the source left out, the near misses first."""
     named: dict[str, list[str]] = {}
-    for entry in plan.candidates:
+    for entry in sorted(plan.candidates, key=lambda entry: NEAREST_FIRST.index(entry.status)):
         if entry is not plan.baseline:
             named.setdefault(entry.reason, []).append(entry.name)
     return tuple((reason, ", ".join(names)) for reason, names in named.items())
 
 
 def cards(plan: Plan) -> tuple[Card, ...]:
-    """Return size, latency, quality and peak memory, before and after."""
+    """Return size, latency, quality and peak memory, before and after; without changes where the source stays."""
     before, after = plan.baseline.measurement, plan.best.measurement
     if before is None or after is None:
         return ()
-    return (_size_card(before, after), _latency_card(before, after), _quality_card(plan, before, after)) + (
-        (_memory_card(before, after),) if after.peak_memory_bytes or before.peak_memory_bytes else ()
-    )
+    made = [_size_card(before, after), _latency_card(before, after), _quality_card(plan, before, after)]
+    if before.peak_memory_bytes or after.peak_memory_bytes:
+        made.append(_memory_card(before, after))
+    return tuple(replace(card, change="") if plan.best is plan.baseline else card for card in made)
 
 
 def fidelity(plan: Plan) -> str:
     """Say plainly where nearness to the source was judged in place of accuracy; empty where labels were there."""
-    if is_generated(plan):
+    if plan.generated:
         return (
             "No data was given: inputs were generated, so fidelity to the source model takes the place of accuracy. "
             "The numbers say how near the outputs stay to the source's on such inputs, not how often they are right."
         )
-    if plan.metric in words.FIDELITIES:
+    if plan.metric in METRICS and METRICS[plan.metric].needs == "source":
         return (
-            "The data has no labels that were used: fidelity to the source model takes the place of accuracy. "
-            "The numbers say how near the outputs stay to the source's on this data, not how often they are right."
+            f"The metric {plan.metric} compares with the source model and asks for no labels: the numbers say how near "
+            "the outputs stay to the source's on this data, not how often they are right."
         )
     return ""
-
-
-def is_generated(plan: Plan) -> bool:
-    """Whether no person supplied the data."""
-    return "generated" in plan.data
 
 
 def conditions(plan: Plan) -> tuple[tuple[str, str], ...]:
@@ -95,20 +95,24 @@ def conditions(plan: Plan) -> tuple[tuple[str, str], ...]:
         ("Goal", ", ".join(["as fast as possible" if budget.goal == "latency" else "as small as possible"]
                            + [limit for limit in limits if limit])),
         ("Data", plan.data),
-        ("Metric", f"{plan.metric}; a drop of {_with_unit(plan.metric, budget.max_drop)} is allowed"),
-        ("Items that decided", f"{plan.n_decision:,}".replace(",", " ")),
-        ("Items that calibrated", f"{plan.n_calibration:,}".replace(",", " ") + "; none of them decided"),
-        ("Confidence", _confidence(plan, len(drops))),
+        ("Metric", f"{plan.metric}; a drop of at most {_with_unit(plan.metric, budget.max_drop)} is allowed"),
+        ("Items that decided", f"{plan.n_decision:,}"),
+        ("Items that calibrated", f"{plan.n_calibration:,}; none of them decided" if plan.n_calibration else "none"),
+        ("Confidence", _confidence(plan, drops)),
         ("Test", "; ".join(sorted({drop.method for drop in drops})) or "no candidate came to the quality test"),
         ("Seed", str(plan.seed)),
     )  # fmt: skip
 
 
-def _confidence(plan: Plan, n_tested: int) -> str:
+def _confidence(plan: Plan, drops: Sequence[DropTest]) -> str:
     level = words.percent(plan.budget.confidence)
-    if n_tested < 2:
+    if len(drops) < 2:
         return f"{level}, one-sided"
-    return f"{level} over all {n_tested} candidates tested together: each one's bound is corrected for the others"
+    strictest = words.percent(max(drop.confidence for drop in drops))
+    return (
+        f"{level} that none of the {len(drops)} candidates tested is accepted wrongly, "
+        f"for which single bounds are taken at up to {strictest}; one-sided"
+    )
 
 
 def _size_card(before: Measurement, after: Measurement) -> Card:
@@ -127,11 +131,11 @@ def _latency_card(before: Measurement, after: Measurement) -> Card:
 
 def _quality_card(plan: Plan, before: Measurement, after: Measurement) -> Card:
     values = [words.quality_text(entry.quality, 2) for entry in (before, after)]
-    change = _change(plan.metric, after)
+    change = _change(plan, after)
     detail = ""
     if after.quality:
         detail = f"{words.percent(after.quality.confidence)} interval {words.quality_interval(after.quality)}"
-    return Card(plan.metric[:1].upper() + plan.metric[1:], values[0], values[1], change, detail)
+    return Card(words.title(plan.metric), values[0], values[1], change, detail)
 
 
 def _memory_card(before: Measurement, after: Measurement) -> Card:
@@ -140,21 +144,23 @@ def _memory_card(before: Measurement, after: Measurement) -> Card:
     return Card("Peak memory", words.bytes_text(peaks[0]), words.bytes_text(peaks[1]), change)
 
 
-def _quality_words(metric: str, before: Measurement, after: Measurement) -> str:
+def _quality_words(plan: Plan, before: Measurement, after: Measurement) -> str:
     values = [words.quality_text(entry.quality) for entry in (before, after)]
-    change = _change(metric, after)
-    if words.DASH in values:
+    change = _change(plan, after)
+    if after.quality is None:
         return change
-    return f"{metric} {values[0]} → {values[1]}" + (f" ({change})" if change else "")
+    if before.quality is None:
+        values = [values[1]]
+    return f"{plan.metric} {' → '.join(values)}" + (f" ({change})" if change else "")
 
 
-def _change(metric: str, after: Measurement) -> str:
+def _change(plan: Plan, after: Measurement) -> str:
     """Say what the change cost: the bound of its drop or, of a lossless candidate, how near its outputs are."""
     if after.drop is not None:
-        level = words.percent(after.drop.confidence)
+        level = words.percent(plan.budget.confidence)
         if after.drop.upper <= 0:
             return f"no drop at {level} confidence"
-        return f"drop at most {_with_unit(metric, after.drop.upper)} at {level} confidence"
+        return f"drop at most {_with_unit(plan.metric, after.drop.upper)} at {level} confidence"
     if after.agreement is not None and after.agreement.agrees:
         return f"same outputs up to rounding, largest difference {words.number(after.agreement.max_abs, 2)}"
     return ""

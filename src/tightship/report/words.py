@@ -21,16 +21,14 @@ __all__ = [
     "speed",
     "speed_interval",
     "speed_words",
+    "title",
     "unit",
 ]
 
 DASH = "–"
 
-SHARES = frozenset({"accuracy", "f1", "agreement"})
+SHARES = frozenset({"accuracy", "f1"})
 """Metrics that are fractions of 1: people read them as percent, and their differences as points."""
-
-FIDELITIES = frozenset({"cosine", "kl"})
-"""Metrics that compare with the source's outputs, never with labels."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
@@ -97,6 +95,13 @@ def smaller(before_bytes: int, after_bytes: int) -> str:
     if after_bytes < before_bytes:
         return f"{_times(before_bytes / after_bytes)} times as small"
     return f"{_times(after_bytes / before_bytes)} times as large"
+
+
+def title(metric: str) -> str:
+    """Write a metric's name as a heading: `Accuracy`, `KL`; a function of the user's keeps its own spelling."""
+    if not metric.isalnum():
+        return metric
+    return metric.upper() if len(metric) <= 3 else metric.capitalize()
 
 
 def unit(metric: str) -> str:

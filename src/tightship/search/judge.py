@@ -69,8 +69,10 @@ def _over_limits(measured: Measurement, budget: Budget) -> str | None:
 def _no_gain(measured: Measurement, source: Measurement, budget: Budget) -> str | None:
     ratio = measured.ratio
     if budget.goal == "latency":
+        if ratio is not None and ratio.slower:
+            return f"slower than the source: {_times(ratio)}"
         if ratio is not None and not ratio.faster:
-            return f"not faster than the source by more than the noise: {_times(ratio)}"
+            return f"not faster by more than the noise: {_times(ratio)}"
         return None
     if measured.size_bytes >= source.size_bytes:
         return f"not smaller than the source: {measured.size_bytes:,} bytes, the source has {source.size_bytes:,}"
@@ -80,7 +82,7 @@ def _no_gain(measured: Measurement, source: Measurement, budget: Budget) -> str 
 
 
 def _times(ratio: Ratio) -> str:
-    return f"{ratio.median:.2f} of its time, between {ratio.low:.2f} and {ratio.high:.2f}"
+    return f"{ratio.median:.2f} of its time ({ratio.low:.2f} to {ratio.high:.2f})"
 
 
 def _size_and_ratio(candidate: Candidate) -> tuple[float, float]:

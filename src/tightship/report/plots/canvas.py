@@ -47,9 +47,9 @@ def new_figure(height_inches: float) -> tuple[Figure, Axes]:
     return figure, figure.add_subplot()
 
 
-def short(name: str) -> str:
+def short(name: str, length: int = NAME_LENGTH) -> str:
     """Make a foreign name fit beside a plot."""
-    return words.shorten(printable(name), NAME_LENGTH)
+    return words.shorten(printable(name), length)
 
 
 def name_rows(axes: Axes, names: Sequence[str]) -> None:

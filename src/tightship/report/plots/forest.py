@@ -11,7 +11,7 @@ from tightship.core.measurement import DropTest
 from tightship.core.plan import Plan, Status
 from tightship.report import words
 from tightship.report.plots.canvas import MARKER_SIZES, MARKERS, name_rows, new_figure, short
-from tightship.report.plots.svg import COLOURS, drawing, inline, printable
+from tightship.report.plots.svg import COLOURS, drawing, inline
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -48,8 +48,8 @@ def forest(plan: Plan) -> str:
             axes, plan.metric, rows[0].drop.allowed * factor, words.drop_text(plan.metric, plan.budget.max_drop)
         )
         name_rows(axes, [f"{row.number}  {short(row.name)}" for row in rows])
-        scale = words.unit(plan.metric) or "its own units"
-        axes.set_xlabel(f"drop of {printable(plan.metric)} in {scale}, up to its upper bound (more is worse)")
+        scale = f", {words.unit(plan.metric)}" if words.unit(plan.metric) else ""
+        axes.set_xlabel(f"drop of {short(plan.metric)} and its upper bound{scale}")
         title = "Drop of quality with its upper confidence bound"
         return inline(figure, "forest", title, f"{len(rows)} candidates; the table holds the numbers.", {})
 

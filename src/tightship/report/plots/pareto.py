@@ -155,8 +155,8 @@ def _draw_legend(figure: Figure, shown: Sequence[Point]) -> None:
     from matplotlib.lines import Line2D
 
     def key(status: Status) -> Line2D:
-        style: dict[str, Any] = {"color": COLOURS[status], "markersize": MARKER_SIZES[status]}
-        return Line2D([], [], linestyle="none", marker=MARKERS[status], markeredgecolor="none", label=status, **style)
+        style: dict[str, Any] = {"color": COLOURS[status], "markeredgecolor": COLOURS["paper"], "linestyle": "none"}
+        return Line2D([], [], marker=MARKERS[status], markersize=MARKER_SIZES[status], label=status, **style)
 
     keys = [key(status) for status in STATUSES if any(point.status == status for point in shown)]
     if any(point.on_front for point in shown):

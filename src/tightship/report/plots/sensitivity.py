@@ -25,14 +25,19 @@ def sensitivity(plan: Plan) -> str:
         finite = [entry.sqnr_db for entry in worst if math.isfinite(entry.sqnr_db)]
         low, high = min([0.0, *finite]), max([1.0, *finite])
         for row, entry in enumerate(worst):
-            # An operator that costs nothing has an infinite ratio; its bar reaches the edge.
-            length = entry.sqnr_db if math.isfinite(entry.sqnr_db) else high * 1.1
+            length = _length(entry.sqnr_db, high)
             axes.barh(row, length, height=0.68, color=COLOURS["accepted"])
-            axes.annotate(
-                words.number(entry.sqnr_db), (max(length, 0.0), row), (4, 0), "data", "offset points", va="center"
-            )
+            spot = max(length, 0.0), row
+            axes.annotate(words.number(entry.sqnr_db), spot, (4, 0), "data", "offset points", va="center")
         axes.set_xlim(low * 1.1, high * 1.12)
-        name_rows(axes, [f"{short(entry.operator)}  ({short(entry.op_type)})" for entry in worst])
-        axes.set_xlabel("signal-to-noise ratio with this operator alone quantized, dB (lower is worse)")
+        name_rows(axes, [f"{short(entry.operator)}  ({short(entry.op_type, 16)})" for entry in worst])
+        axes.set_xlabel("signal-to-noise ratio of the output, dB")
         description = f"{len(worst)} operators; the table holds the numbers."
         return inline(figure, "sensitivity", "Most sensitive operators", description, {})
+
+
+def _length(sqnr_db: float, longest: float) -> float:
+    """No noise at all reaches past the longest bar; all noise, or none that can be told, leaves no bar."""
+    if math.isfinite(sqnr_db):
+        return sqnr_db
+    return longest * 1.1 if sqnr_db > 0 else 0.0
