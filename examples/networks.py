@@ -3,7 +3,7 @@
     tightship optimize examples.networks:resnet50 -o out
 
 A freshly initialised network gives nearly the same output for every input, and then every change to it looks harmless.
-So weights are seeded and scaled, normalization statistics measured on noise, and outputs centred on their mean there.
+So weights are seeded and scaled such that outputs differ, and differ no more after rounding than in trained networks.
 """
 
 from __future__ import annotations
@@ -59,7 +59,11 @@ def bert_base() -> tuple[nn.Module, dict[str, Tensor]]:
 
 
 def settle(module: nn.Module, noise: Tensor) -> nn.Module:
-    """Scale the weights, measure normalization statistics on noise, and standardize what `module.head` gives for it."""
+    """Scale the weights, measure normalization statistics on noise, and fit `module.head` to what comes out there.
+
+    Each output is then its own constant plus what the input makes of it, both of deviation 1. As in trained networks,
+    residual branches add little: else each block doubles the error of those before, that of 8-bit numbers too.
+    """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
@@ -67,17 +71,18 @@ def settle(module: nn.Module, noise: Tensor) -> nn.Module:
             nn.init.uniform_(layer.weight, 0.5, 1.5)
             nn.init.normal_(layer.bias, std=0.1)
             layer.momentum = 1  # keep the statistics of the batch as they are
-        elif isinstance(layer, Residual) and isinstance(layer.body[-1], nn.BatchNorm2d):
-            nn.init.uniform_(layer.body[-1].weight, 0.1, 0.4)  # else each block doubles the rounding of all before
         elif isinstance(layer, nn.LSTM):
             for name, weight in layer.named_parameters():
                 if name.startswith("weight"):
                     nn.init.orthogonal_(weight)
+    for layer in module.modules():
+        if isinstance(layer, Residual) and isinstance(layer.last, nn.BatchNorm2d):
+            nn.init.uniform_(layer.last.weight, 0.05, 0.2)
     with torch.no_grad():
         outputs = module.train()(noise)
-        module.head.weight /= outputs.std(0).mean()
-        module.head.bias -= outputs.mean(0)
-        module.head.bias /= outputs.std(0).mean()
+        deviation = outputs.std(0).mean()
+        module.head.weight /= deviation
+        module.head.bias.copy_((module.head.bias - outputs.mean(0)) / deviation + torch.randn(outputs.shape[1]))
     return module.eval()
 
 
@@ -95,6 +100,11 @@ class Residual(nn.Module):
         self.body = body
         self.shortcut = shortcut or nn.Identity()
         self.activation = activation or nn.Identity()
+
+    @property
+    def last(self) -> nn.Module:
+        """The last layer of the branch."""
+        return list(self.body.modules())[-1]
 
     def forward(self, x: Tensor) -> Tensor:
         return self.activation(self.body(x) + self.shortcut(x))

@@ -129,14 +129,27 @@ def test_optimize_prints_the_choice_and_where_the_report_is(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("COLUMNS", "200")
-    assert run("optimize", model, "--engine", "onnxruntime", "-o", tmp_path / "out") == 0
+    assert run("optimize", model, "--engine", "onnxruntime", "-o", tmp_path / "out", "--seconds", 0.05) == 0
     out = capsys.readouterr().out
     assert "report.html" in out and "takes the place of accuracy" in out
 
 
 def test_a_killed_run_continues_to_the_same_answer_and_leaves_nothing_torn(model: str, tmp_path: Path) -> None:
     work, out = tmp_path / "work", tmp_path / "out"
-    words = [sys.executable, "-m", "tightship", "optimize", model, "--work", str(work), "-o", str(out), "--json"]
+    words = [
+        sys.executable,
+        "-m",
+        "tightship",
+        "optimize",
+        model,
+        "--work",
+        str(work),
+        "-o",
+        str(out),
+        "--json",
+        "--seconds",
+        "0.2",
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     for seconds in (1.5, 3.0, 5.0, 8.0):
         started = subprocess.Popen([*words, "--goal", "size"], stdout=subprocess.DEVNULL, env=environment)

@@ -241,7 +241,10 @@ def test_a_faithful_candidate_is_accepted_and_one_nan_refuses() -> None:
     msgspec.json.decode(msgspec.json.encode(test), type=type(test))
 
 
-def test_a_metric_of_the_whole_set_is_tested_by_paired_resampling_that_repeats() -> None:
+def test_a_metric_of_the_whole_set_is_tested_by_paired_resampling_that_repeats(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(quality, "N_RESAMPLES", 299)
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 4, 1500)
     before = np.where(rng.random(1500) < 0.9, labels, (labels + 1) % 4)
@@ -264,8 +267,9 @@ def test_a_metric_of_the_whole_set_needs_enough_items_though_none_differs() -> N
 @pytest.mark.slow
 @pytest.mark.parametrize(("n_classes", "n_lost", "n_gained"), [(2, 0.01, 0.0), (10, 0.012, 0.002), (2, 0.03, 0.02)])
 def test_a_true_drop_of_f1_at_the_limit_is_accepted_in_at_most_5_percent(
-    n_classes: int, n_lost: float, n_gained: float
+    n_classes: int, n_lost: float, n_gained: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(quality, "N_RESAMPLES", 299)
     rng = np.random.default_rng(5)
 
     def sample(n_items: int) -> tuple[Scores, Scores]:

@@ -46,14 +46,14 @@ def test_blocks_of_values_that_come_in_bursts_are_merged() -> None:
 @pytest.mark.parametrize("rho", [0.0, 0.5, 0.8, 0.9])
 def test_two_equal_things_under_bursts_of_noise_are_told_apart_in_at_most_5_percent(rho: float) -> None:
     rng = np.random.default_rng(1)
-    n_trials, n_wrong, n_wrong_raw = 400, 0, 0
+    n_trials, n_wrong, n_wrong_raw = 200, 0, 0
     for _ in range(n_trials):
         values = autocorrelated(300, rho, rng)
         low, high = statistics.median_interval(statistics.block_medians(values))
         n_wrong += low > 0 or high < 0
         low, high = statistics.median_interval(values)
         n_wrong_raw += low > 0 or high < 0
-    # 5 % plus three standard errors of 400 trials; single values under bursts err far more often.
+    # 5 % plus three standard errors of 200 trials; single values under bursts err far more often.
     assert n_wrong / n_trials <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / n_trials)
     assert rho < 0.8 or n_wrong_raw / n_trials > 0.3
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tightship.core.plan import Plan, Sensitivity
+from tightship.core.plan import Candidate, Plan, Sensitivity
 from tightship.report import plots
 from tightship.report.plots.labels import Box, Label, place
 from tightship.report.plots.pareto import points
@@ -40,6 +40,17 @@ def test_every_point_has_its_number_and_a_hover_text(rich: Plan) -> None:
     for point in points(rich):
         assert any(text.split(" ")[0] == str(point.number) for text in texts)
         assert f"<title>{point}</title>" in drawing
+
+
+@pytest.mark.parametrize(("factor", "unit"), [(1e-4, "kB"), (1.0, "MB"), (1000.0, "GB")])
+def test_sizes_are_drawn_in_the_unit_that_suits_them(rich: Plan, factor: float, unit: str) -> None:
+    def scaled(entry: Candidate) -> Candidate:
+        assert entry.measurement is not None
+        size_bytes = round(entry.measurement.size_bytes * factor)
+        return replace(entry, measurement=replace(entry.measurement, size_bytes=size_bytes))
+
+    drawing = plots.pareto(replace(rich, candidates=tuple(map(scaled, rich.candidates))))
+    assert f"size, {unit}</text>" in drawing
 
 
 def test_the_drawing_takes_every_colour_from_the_page(rich: Plan) -> None:

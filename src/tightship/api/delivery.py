@@ -11,6 +11,7 @@ from tightship import formats, report
 from tightship.core import atomic
 from tightship.core.plan import Plan
 from tightship.core.recipe import Recipe
+from tightship.errors import OutputError
 from tightship.search.trial import Trial
 from tightship.search.workshop import Workshop
 
@@ -32,13 +33,20 @@ class Place:
         return self.path.with_suffix(".report.html") if self.is_file else self.path / "report.html"
 
 
-def place(output: Path | str | None) -> Place | None:
-    """Check that the output can be written, before hours of work. Raises `OutputError`."""
+def place(output: Path | str | None, source: Path) -> Place | None:
+    """Check that the output can be written, before hours of work, and that `source` is not in its way.
+
+    Raises `OutputError`; a folder is taken only if it is empty or holds what an earlier run left, `plan.json` among it.
+    """
     if output is None:
         return None
     path = Path(output)
     chosen = Place(path, path.suffix.lower() == ".onnx")
     atomic.check_writable(path, None if chosen.is_file else OURS)
+    if path.is_dir() and any(path.iterdir()) and not (path / "plan.json").exists():
+        raise OutputError(f"{path} holds files that are not ours; choose an empty or new folder for the output")
+    if path.resolve() in (source.resolve(), *source.resolve().parents):
+        raise OutputError(f"the output {path} would replace the source {source}; choose another place")
     return chosen
 
 

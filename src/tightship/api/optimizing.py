@@ -42,7 +42,7 @@ def optimize(
     all the same, the model is not).
     """
     budget, options = budget or Budget(), options or Options()
-    place = delivery.place(output)
+    place = delivery.place(output, formats.recognise(str(model), options.weights).path)
     workshop, notes = _workshop(str(model), data, options, progress)
     request = _command(str(model), data, output, budget, options)
     if options.dry_run:
@@ -69,7 +69,16 @@ def _workshop(
     split = loading.split_data(data, inside, options.calibration, options.seed)
     metric = metric_named(options.metric or loading.default_metric(split.decision))
     workshop = Workshop(
-        store, source, graph, inside.inputs, split.calibration, split.decision, metric, machine(), progress=progress
+        store,
+        source,
+        graph,
+        inside.inputs,
+        split.calibration,
+        split.decision,
+        metric,
+        machine(),
+        options.seconds,
+        progress,
     )
     return workshop, (*_notes(inside, split, metric.name), *split.notes)
 

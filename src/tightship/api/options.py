@@ -17,6 +17,7 @@ class Options:
     `metric` None: accuracy where there are class labels, R^2 (`mse`) where labels are real numbers, `cosine` to the
     source where there are none. `engines` empty: all that are installed. `threads` 0: the search may choose.
     `calibration` None: 100 items, but at most a fifth of the data. `work` None: the user's cache folder.
+    `seconds` is about how long each candidate is timed.
     """
 
     weights: Path | None = None
@@ -29,9 +30,12 @@ class Options:
     dry_run: bool = False
     resume: bool = True
     work: Path | None = None
+    seconds: float = 1.5
 
     def __post_init__(self) -> None:
         if self.threads < 0:
             raise UsageError(f"threads must be zero (let the search choose) or more, found {self.threads}")
+        if self.seconds <= 0:
+            raise UsageError(f"seconds must be above zero, found {self.seconds}")
         if self.calibration is not None and self.calibration < 1:
             raise UsageError(f"at least one item is needed to calibrate, found --calibration {self.calibration}")

@@ -60,9 +60,9 @@ class DropTest:
     """Paired one-sided test that quality dropped by less than `allowed`.
 
     `drop` is the estimate (source minus candidate, positive is worse), `upper` its upper confidence bound at
-    `confidence` (the family's, corrected for the number of candidates), `p_value` of the hypothesis
-    drop >= allowed, `n_needed` the number of items that would probably decide (None: no number would, or enough).
-    `method` names the test.
+    `confidence` (that of this one test: the family's, corrected for the number of candidates; 1e6 stands for no bound),
+    `p_value` of the hypothesis drop >= allowed, `n_needed` the number of items that would probably decide (None: no
+    number would, or enough). `method` names the test.
     """
 
     drop: float

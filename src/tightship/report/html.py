@@ -26,11 +26,11 @@ N_GROUNDS = 6
 
 @dataclass(frozen=True)
 class _Row:
-    """One candidate as the table shows it."""
+    """One candidate as the table shows it; its target has a line of its own and is left out of its name."""
 
     number: int
     name: str
-    passes: str
+    passes: tuple[str, ...]
     target: str
     size: str
     latency: str
@@ -95,8 +95,8 @@ def _row(plan: Plan, number: int, entry: Candidate) -> _Row:
     drop = measured.drop if measured else None
     return _Row(
         number=number,
-        name=entry.name,
-        passes=", then ".join(str(step) for step in entry.steps) or "as it is",
+        name=entry.name.removesuffix(f" @ {entry.target}"),
+        passes=tuple(str(step) for step in entry.steps),
         target=str(entry.target),
         size=words.bytes_text(measured.size_bytes if measured else None),
         latency=words.ms_text(latency.median_ms if latency else None),

@@ -106,12 +106,12 @@ def conditions(plan: Plan) -> tuple[tuple[str, str], ...]:
 
 def _confidence(plan: Plan, drops: Sequence[DropTest]) -> str:
     level = words.percent(plan.budget.confidence)
-    if len(drops) < 2:
-        return f"{level}, one-sided"
+    if not drops:
+        return level
     strictest = words.percent(max(drop.confidence for drop in drops))
     return (
-        f"{level} that none of the {len(drops)} candidates tested is accepted wrongly, "
-        f"for which single bounds are taken at up to {strictest}; one-sided"
+        f"{level} that no candidate is accepted wrongly, one-sided: {len(drops)} tested, and to correct for those that "
+        f"were planned, single bounds are taken at up to {strictest}"
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +81,8 @@ class Workshop:
     decision: Dataset
     metric: Metric
     machine: Machine
-    seconds: float = 1.5
-    progress: Progress = field(default=SILENT)
+    seconds: float
+    progress: Progress = SILENT
 
     def build(self, recipe: Recipe) -> Built:
         """Apply the passes one after the other, each result kept; return the last. No pass: the graph as it is."""

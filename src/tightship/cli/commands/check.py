@@ -20,7 +20,9 @@ __all__ = ["command"]
 @click.option("--weights", type=click.Path(path_type=Path), help="State dict for FIRST where it is a function.")
 @click.option("--weights-second", type=click.Path(path_type=Path), help="State dict for SECOND.")
 @click.option("--rtol", default=1e-3, show_default=True, help="Relative to how an output varies between inputs.")
-@click.option("--atol", default=1e-5, show_default=True, help="Variation below this, in the output's units, counts as this much.")
+@click.option(
+    "--atol", default=1e-5, show_default=True, help="Variation below this, in the output's units, counts as this much."
+)
 @output.json_option
 def command(
     first: str,

@@ -36,7 +36,7 @@ MARKER_SIZES: dict[Status, float] = {
 """Diameters in points that look alike."""
 
 WIDTH_INCHES = 11.0
-NAME_LENGTH = 42
+NAME_LENGTH = 52
 
 
 def new_figure(height_inches: float) -> tuple[Figure, Axes]:

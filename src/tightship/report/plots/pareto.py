@@ -55,8 +55,8 @@ class Point:
         return [(self.size_mb, self.low_ms), (self.size_mb, self.high_ms)]
 
     def __str__(self) -> str:
-        size, time = words.number(self.size_mb), words.number(self.latency_ms)
-        return f"{self.number} {self.name}: {size} MB, {time} ms, {self.status}"
+        size, time = words.bytes_text(self.size_mb * 1e6), words.ms_text(self.latency_ms)
+        return f"{self.number} {self.name}: {size}, {time}, {self.status}"
 
 
 def points(plan: Plan) -> tuple[Point, ...]:
@@ -87,13 +87,12 @@ def pareto(plan: Plan) -> str:
         return ""
     with drawing():
         figure, axes = new_figure(5.2)
-        _scale(axes, "x", [point.size_mb for point in shown])
+        _scale_sizes(axes, [point.size_mb for point in shown])
         _scale(axes, "y", [spot[1] for point in shown for spot in (point.spot, *point.bar)])
         corners = _draw_front(axes, shown)
         for point in shown:
             _draw_point(axes, point)
         _draw_legend(figure, shown)
-        axes.set_xlabel("size, MB")
         axes.set_ylabel("latency, ms")
         _draw_labels(figure, axes, shown, corners)
         tips = {f"point-{point.number}": str(point) for point in shown}
@@ -112,19 +111,26 @@ def _time_span(
     return (latency.median_ms, latency.low_ms, latency.high_ms) if latency is not None else None
 
 
-def _scale(axes: Axes, which: str, values: Sequence[float]) -> None:
+def _scale_sizes(axes: Axes, sizes_mb: Sequence[float]) -> None:
+    unit, factor = ("kB", 1e3) if max(sizes_mb) < 1 else ("GB", 1e-3) if min(sizes_mb) >= 1e3 else ("MB", 1.0)
+    _scale(axes, "x", sizes_mb, factor)
+    axes.set_xlabel(f"size, {unit}")
+
+
+def _scale(axes: Axes, which: str, values: Sequence[float], factor: float = 1.0) -> None:
+    """Choose limits and ticks; numbers at the ticks are multiplied by `factor`."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    low, high = min(values), max(values)
-    if low <= 0 or high / low < LOG_FROM:
-        axes.set(**{f"{which}lim": (0.0, (high or 1.0) * 1.12)})
-        return
-    margin = (high / low) ** 0.08
-    axes.set(**{f"{which}scale": "log", f"{which}lim": (low / margin, high * margin)})
     axis: Any = axes.xaxis if which == "x" else axes.yaxis
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
-    axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value:g}"))
+    low, high = min(values), max(values)
+    if low > 0 and high / low >= LOG_FROM:
+        margin = (high / low) ** 0.08
+        axes.set(**{f"{which}scale": "log", f"{which}lim": (low / margin, high * margin)})
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,)))
+        axis.set_minor_locator(NullLocator())
+    else:
+        axes.set(**{f"{which}lim": (0.0, (high or 1.0) * 1.12)})
+    axis.set_major_formatter(FuncFormatter(lambda value, _position: f"{value * factor:.5g}"))
 
 
 def _draw_front(axes: Axes, shown: Sequence[Point]) -> list[Spot]:
