@@ -61,15 +61,15 @@ def bert_base() -> tuple[nn.Module, dict[str, Tensor]]:
 def settle(module: nn.Module, noise: Tensor) -> nn.Module:
     """Scale the weights, measure normalization statistics on noise, and fit `module.head` to what comes out there.
 
-    Each output is then its own constant plus what the input makes of it, both of deviation 1. As in trained networks,
-    residual branches add little: else each block doubles the error of those before, that of 8-bit numbers too.
+    Each output is then a constant of its own (deviation 1.5) plus what the input makes of it (deviation 1). Residual
+    branches add little, as in trained networks: else each block adds to the error of all before, rounding included.
     """
     for layer in module.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
         elif isinstance(layer, nn.BatchNorm2d):
-            nn.init.uniform_(layer.weight, 0.5, 1.5)
-            nn.init.normal_(layer.bias, std=0.1)
+            nn.init.uniform_(layer.weight, 0.8, 1.2)
+            nn.init.normal_(layer.bias, 0.1, 0.1)
             layer.momentum = 1  # keep the statistics of the batch as they are
         elif isinstance(layer, nn.LSTM):
             for name, weight in layer.named_parameters():
@@ -82,7 +82,8 @@ def settle(module: nn.Module, noise: Tensor) -> nn.Module:
         outputs = module.train()(noise)
         deviation = outputs.std(0).mean()
         module.head.weight /= deviation
-        module.head.bias.copy_((module.head.bias - outputs.mean(0)) / deviation + torch.randn(outputs.shape[1]))
+        module.head.bias.copy_((module.head.bias - outputs.mean(0)) / deviation)
+        module.head.bias += 1.5 * torch.randn(outputs.shape[1])
     return module.eval()
 
 

@@ -85,7 +85,8 @@ class Agreement:
     """How near the outputs of two models are, worst output first considered.
 
     `error` is the largest absolute difference over what is allowed (at most 1 agrees); `max_abs` the largest absolute
-    difference; `sqnr_db` the signal-to-noise ratio of the worst output; `cause` says why not, or which output could not be judged.
+    difference; `sqnr_db` the signal-to-noise ratio of the worst output; `cause` says why not, or which output
+    could not be judged.
     """
 
     agrees: bool

@@ -40,7 +40,7 @@ class Int8Static(Quantizer):
 
     `weight_bits` 7 keeps weights within -64..64 and is right on every processor. 8 halves the rounding error of the
     weights, but needs 8-bit dot products (AVX-VNNI, AVX512-VNNI, AMX, ARM): without, pairs of products saturate, which
-    was seen to ruin a vision transformer. `attention` quantizes products of two activations as well. `calibration`
+    was seen to ruin a vision transformer. `attention` quantizes products of two activations as well. `ranges`
     "percentile" leaves out outliers: the range holds `percentile` percent of the values seen.
     """
 
@@ -51,7 +51,7 @@ class Int8Static(Quantizer):
     weight_bits: Literal[7, 8] = 7
     per_channel: bool = True
     attention: bool = False
-    calibration: Method = "minmax"
+    ranges: Method = "minmax"
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
@@ -70,7 +70,7 @@ class Int8Static(Quantizer):
         names = [value.name for value in place(graph, self.attention).observed()]
         if not names:
             return {}
-        return observe_ranges(graph, names, data, self.calibration, self.percentile, progress)
+        return observe_ranges(graph, names, data, self.ranges, self.percentile, progress)
 
     def rewrite(self, model: Model, statistics: Statistics) -> PassResult:
         graph = _prepared(model)
