@@ -77,17 +77,23 @@ class Plan:
     @property
     def baseline(self) -> Candidate:
         """The source as it was given."""
-        return next(entry for entry in self.candidates if entry.name == SOURCE)
+        return self._named(SOURCE)
 
     @property
     def best(self) -> Candidate:
         """The chosen candidate."""
-        return next(entry for entry in self.candidates if entry.name == self.chosen)
+        return self._named(self.chosen)
 
     @property
     def front(self) -> tuple[Candidate, ...]:
         """Accepted candidates that no other accepted one beats in both size and latency."""
         return tuple(entry for entry in self.candidates if entry.on_front)
+
+    def _named(self, name: str) -> Candidate:
+        for entry in self.candidates:
+            if entry.name == name:
+                return entry
+        raise LookupError(f"no candidate is called {name!r}; the plan of a dry run has neither source nor choice")
 
     def to_json(self) -> str:
         """Write the plan as indented JSON."""

@@ -23,7 +23,7 @@ __all__ = ["SQNR_CEILING_DB", "sensitivity"]
 
 N_ITEMS = 8
 SQNR_CEILING_DB = 120.0
-"""What no error at all is written as; float32 itself ends near 140 dB."""
+"""What no error at all is written as, and with a minus sign outputs that are no numbers. Finite, for JSON."""
 
 
 def sensitivity(workshop: Workshop, trial: Trial) -> tuple[Sensitivity, ...]:
@@ -85,4 +85,6 @@ def _sqnr_db(wanted: list[Arrays], found: list[Arrays]) -> float:
                 noise += float(np.square(exact - got[name]).sum())
     if not noise:
         return SQNR_CEILING_DB
-    return min(SQNR_CEILING_DB, 10 * float(np.log10(max(signal, 1e-300) / noise)))
+    if not np.isfinite(noise) or not signal:
+        return -SQNR_CEILING_DB
+    return float(np.clip(10 * np.log10(signal / noise), -SQNR_CEILING_DB, SQNR_CEILING_DB))
