@@ -52,11 +52,12 @@ def samples(network: str, n_samples: int) -> Iterator[dict[str, np.ndarray]]:
 def ours(network: str, source: Path, n_samples: int, made: Path) -> None:
     """tightship's `int8-static` with its defaults."""
     from tightship import formats
+    from tightship.core.artifact import Artifact
     from tightship.core.dataset import Batch, Dataset
     from tightship.passes.int8_static import Int8Static
 
     data = Dataset("noise", "0", lambda: map(Batch, samples(network, n_samples)))
-    model = formats.read(formats.recognise(str(source)))
+    model = formats.read(Artifact(source, "onnx"))
     formats.write(Int8Static().apply(model, data).model, made)
 
 

@@ -61,7 +61,7 @@ def bert_base() -> tuple[nn.Module, dict[str, Tensor]]:
 def settle(module: nn.Module, noise: Tensor) -> nn.Module:
     """Scale the weights, measure normalization statistics on noise, and fit `module.head` to what comes out there.
 
-    Each output is then a constant of its own (deviation 1.5) plus what the input makes of it (deviation 1). Residual
+    Each output is then a constant of its own (deviation 2) plus what the input makes of it (deviation 1). Residual
     branches add little, as in trained networks: else each block adds to the error of all before, rounding included.
     """
     for layer in module.modules():
@@ -83,7 +83,7 @@ def settle(module: nn.Module, noise: Tensor) -> nn.Module:
         deviation = outputs.std(0).mean()
         module.head.weight /= deviation
         module.head.bias.copy_((module.head.bias - outputs.mean(0)) / deviation)
-        module.head.bias += 1.5 * torch.randn(outputs.shape[1])
+        module.head.bias += 2 * torch.randn(outputs.shape[1])
     return module.eval()
 
 

@@ -24,14 +24,20 @@ def blocks(kind: str) -> list[tuple[str, str]]:
     return [(page.name, text) for page in PAGES for found, text in BLOCK.findall(page.read_text()) if found == kind]
 
 
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The reader's cache, the same for all pages: what one page has measured, the next one finds."""
+    return tmp_path_factory.mktemp("cache")
+
+
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where a reader's `model.onnx` and `data.npz` lie."""
     nets.save(nets.conv_net(), tmp_path)
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", image=rng.random((300, 1, 8, 8), np.float32), labels=rng.integers(0, 4, 300))
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return tmp_path
 
 

@@ -282,3 +282,50 @@ def test_torch_runs_with_the_threads_of_the_session_that_runs() -> None:
         for session in (one, two, one):
             session.run(arrays())
             assert torch.get_num_threads() == session.target.threads
+
+
+def test_torch_in_bfloat16_rounds_products_and_still_gives_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On any processor: bfloat16 without hardware is slow, not wrong."""
+    torch = pytest.importorskip("torch")
+    from tightship.core.torch_module import from_torch
+
+    torch.manual_seed(0)
+    model = from_torch(torch.nn.Linear(64, 64).eval(), (torch.randn(2, 64),))
+    monkeypatch.setattr(type(ENGINES["torch"]), "precisions", lambda engine: ("f32", "bf16"))
+    outputs = {}
+    for precision in ("f32", "bf16"):
+        with open_session(model, Target("torch", precision=precision)) as session:
+            outputs[precision] = session.run({"input": np.ones((2, 64), np.float32)})["output"]
+    error = np.abs(outputs["bf16"] - outputs["f32"]).max()
+    assert outputs["bf16"].dtype == np.float32
+    assert 1e-5 < error < 2**-6  # float32 would be below, a wrong product above: values are near 1, with 8 bits
+
+
+def test_torch_opens_an_exported_program(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    module = torch.nn.Linear(3, 2).eval()
+    torch.export.save(torch.export.export(module, (torch.ones(1, 3),)), tmp_path / "model.pt2")
+    with open_session(tmp_path / "model.pt2", Target("torch")) as session:
+        found = session.run({"input": np.ones((1, 3), np.float32)})["output"]
+    np.testing.assert_array_equal(found, module(torch.ones(1, 3)).detach().numpy())
+
+
+def test_torch_wraps_what_a_module_raises() -> None:
+    torch = pytest.importorskip("torch")
+    from tightship.core.torch_module import from_torch
+
+    class Failing(torch.nn.Module):
+        armed = False
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.armed:
+                raise KeyError("boom")
+            return x
+
+    model = from_torch(Failing().eval(), (torch.ones(1, 3),))
+    model.content.module.armed = True
+    with (
+        open_session(model, Target("torch")) as session,
+        pytest.raises(EngineError, match="torch failed while running: 'boom'"),
+    ):
+        session.run({"x": np.ones((1, 3), np.float32)})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,6 @@ def _convert(model: Model, opset: int, batch: bool) -> Model:
     result = _to_ir(program, model, opset)
     _clean(result)
     _name_batch(result)
-    _infer_shapes(result)
     step = Step("torch-to-onnx", {"opset": opset, "free_batch": batch})
     return graph.from_ir(result, (*model.history, step))
 
@@ -133,20 +133,17 @@ def _name_batch(result: onnx_ir.Model) -> None:
 
     symbols = {str(value.shape[0]) for value in result.graph.inputs if value.shape}
     pattern = re.compile("|".join(rf"\b{symbol}\b" for symbol in symbols if re.fullmatch(r"[a-z]+\d+", symbol)) or "$^")
-    for value in (*result.graph.inputs, *result.graph.outputs):
-        dims = [dim if isinstance(dim, int) else pattern.sub(BATCH, str(dim)) for dim in value.shape or ()]
-        value.shape = onnx_ir.Shape(dims)
+    for value in _values(result):
+        if value.shape is not None:
+            dims = [dim if isinstance(dim, int) else pattern.sub(BATCH, str(dim)) for dim in value.shape]
+            value.shape = onnx_ir.Shape(dims)
 
 
-def _infer_shapes(result: onnx_ir.Model) -> None:
-    """Infer the shapes inside anew: the exporter's are those from before its rewrites, and some are wrong now."""
-    from onnx_ir.passes.common import ShapeInferencePass
-
+def _values(result: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
     for subgraph in result.graphs():
-        kept = set(subgraph.outputs)
-        for value in (value for node in subgraph for value in node.outputs if value not in kept):
-            value.shape = value.type = None
-    ShapeInferencePass()(result)
+        yield from subgraph.inputs
+        for node in subgraph:
+            yield from node.outputs
 
 
 def _batch_fault(model: Model, converted: Model) -> str:

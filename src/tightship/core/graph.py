@@ -54,7 +54,13 @@ def to_bytes(model: Model) -> bytes:
     if size > MAX_PROTOBUF_BYTES:
         raise InvalidModel(f"weights of {size / 2**30:.1f} GiB do not fit one protobuf message (2 GiB)")
     graph = onnx_ir.external_data.load_to_model(model.graph.clone()) if _has_external(model.graph) else model.graph
-    data: bytes = onnx_ir.to_proto(graph).SerializeToString()
+    proto = onnx_ir.to_proto(graph)
+    # onnx_ir describes weights a second time, in value_info, where tools that transpose one (onnxruntime.quantization)
+    # then find its old shape.
+    described = [info for info in proto.graph.value_info if info.name not in graph.graph.initializers]
+    del proto.graph.value_info[:]
+    proto.graph.value_info.extend(described)
+    data: bytes = proto.SerializeToString()
     return data
 
 

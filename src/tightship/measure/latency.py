@@ -115,20 +115,28 @@ def time_interleaved(
 
 @dataclass(frozen=True)
 class _Turn:
-    """How one session is timed in its turn, from about how long a run of it takes."""
+    """How one session is timed in its turn, from how long a run of it takes undisturbed.
+
+    What is decided here must not depend on the noise of the moment: the same session is to be timed in the same way
+    each time, or it would differ from itself.
+    """
 
     session: Session
     run_s: float
 
     @property
     def n_inner(self) -> int:
-        return max(1, math.ceil(SAMPLE_S / self.run_s))
+        runs = max(1.0, SAMPLE_S / self.run_s)
+        return int(2 ** math.ceil(math.log2(runs)))
 
     def take(self, feed: Arrays) -> list[float]:
-        """Settle, then time; return samples in milliseconds per run."""
+        """Settle, then time for one turn; return samples in milliseconds per run."""
         self._settle(feed)
-        n_samples = max(1, math.ceil(TURN_S / (self.run_s * self.n_inner)))
-        return [_time(self.session.run, feed, self.n_inner) * 1e3 for _ in range(n_samples)]
+        end = time.perf_counter() + TURN_S
+        samples = [_time(self.session.run, feed, self.n_inner) * 1e3]
+        while time.perf_counter() < end:
+            samples.append(_time(self.session.run, feed, self.n_inner) * 1e3)
+        return samples
 
     def _settle(self, feed: Arrays) -> None:
         if self.run_s >= SLOW_S:
@@ -141,7 +149,7 @@ class _Turn:
 
 
 def _warm_up(session: Session, feed: Arrays) -> float:
-    """Run until the time of a run no longer falls (at most half a second, at least twice); return it in seconds."""
+    """Run until the time of a run no longer falls (at most half a second, at least twice); return the shortest."""
     end = time.perf_counter() + WARM_UP_S
     times = [_time(session.run, feed, 1) for _ in range(2)]
     while time.perf_counter() < end:
@@ -149,7 +157,7 @@ def _warm_up(session: Session, feed: Arrays) -> float:
         recent, before = times[-3:], times[-6:-3]
         if before and np.median(recent) > (1 - STEADY) * np.median(before) and len(times) >= 12:
             break
-    return float(np.median(times[-5:]))
+    return min(times)
 
 
 def _time(run: Callable[[Arrays], object], feed: Arrays, n_inner: int) -> float:

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from tightship.core import processor
 from tightship.core.dataset import Batch, Dataset
-from tightship.core.feeds import feeds
+from tightship.core.feeds import Feed, feeds
 from tightship.core.graph import from_ir, initializer_bytes
 from tightship.core.progress import SILENT, Progress
-from tightship.core.session import Arrays
+from tightship.core.session import Arrays, Session
 from tightship.core.specs import TensorSpec
 from tightship.core.target import Target
 from tightship.engines.onnxruntime import OnnxRuntime
@@ -30,6 +33,13 @@ __all__ = ["Histogram", "Method", "observe_ranges"]
 Method = Literal["minmax", "percentile"]
 
 _NEVER_NEGATIVE = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"})
+
+_FINITE_FROM_FINITE = frozenset(
+    {"Add", "AveragePool", "Clip", "Concat", "Conv", "Erf", "Flatten", "Gather", "Gelu", "Gemm", "GlobalAveragePool"}
+    | {"HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "MatMul", "MaxPool", "Mul", "Relu", "Reshape", "Sigmoid"}
+    | {"Slice", "Split", "Squeeze", "Sub", "Tanh", "Transpose", "Unsqueeze"}
+)
+"""Operators that never turn finite numbers into NaN; at worst they overflow, which the largest value shows."""
 
 _LEAST_EXPONENT = -100
 
@@ -61,10 +71,12 @@ def observe_ranges(
     watch.extend(watched, names)
     _cut(watched, watch.outputs)
     inputs = from_ir(watched).inputs
+    fed = feeds(_checked(data, inputs), inputs, _items_at_once(watched, data))
     n_items = 0
-    with OnnxRuntime().open(from_ir(watched), Target(), spin=False) as session, progress.step("calibrate") as advance:
-        for feed in feeds(_checked(data, inputs), inputs, _items_at_once(watched, inputs, data)):
-            watch.update(session.run(feed.arrays))
+    # A run on one thread costs least processor time. Half of the cores make runs: more would wait for memory.
+    with OnnxRuntime().open(from_ir(watched), Target(threads=1)) as session, progress.step("calibrate") as advance:
+        for feed, outputs in _in_parallel(fed, session, processor.n_cores() // 2):
+            watch.update(outputs)
             n_items += feed.n_items
             advance(feed.n_items)
     if not n_items:
@@ -72,19 +84,35 @@ def observe_ranges(
     return watch.ranges()
 
 
+def _in_parallel(fed: Iterable[Feed], session: Session, n_runs: int) -> Iterator[tuple[Feed, Arrays]]:
+    """Yield each feed with its outputs, in order; at most `n_runs` feeds are in work at any time."""
+    if n_runs <= 1:
+        yield from ((feed, session.run(feed.arrays)) for feed in fed)
+        return
+    with ThreadPoolExecutor(n_runs) as pool:
+        waiting: deque[tuple[Feed, Future[Arrays]]] = deque()
+        for feed in fed:
+            waiting.append((feed, pool.submit(session.run, feed.arrays)))
+            if len(waiting) >= n_runs:
+                done, outputs = waiting.popleft()
+                yield done, outputs.result()
+        for done, outputs in waiting:
+            yield done, outputs.result()
+
+
 class _Watch(ABC):
-    """What is added to the graph and kept of its outputs."""
+    """What is added to the graph and kept of its outputs. `outputs` lists what the session is to give."""
 
     def __init__(self) -> None:
         self.outputs: list[onnx_ir.Value] = []
 
     @abstractmethod
     def extend(self, graph: onnx_ir.Model, names: Sequence[str]) -> None:
-        """Add to `outputs` what is to be computed for the named values, new operators included."""
+        """Add operators that compute what is to be known of the named values."""
 
     @abstractmethod
     def update(self, outputs: Arrays) -> None:
-        """Take the outputs of one batch."""
+        """Take the outputs of one run."""
 
     @abstractmethod
     def ranges(self) -> dict[str, list[float]]:
@@ -92,7 +120,7 @@ class _Watch(ABC):
 
 
 class _Extremes(_Watch):
-    """x -> ReduceMin, ReduceMax, ReduceSum: the sum is NaN where any element is, which the other two overlook."""
+    """x -> ReduceMax; ReduceMin where x may be negative; ReduceSum where x may hold NaN, which the others overlook."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,16 +128,19 @@ class _Extremes(_Watch):
         self._names: dict[str, tuple[str, str]] = {}
 
     def extend(self, graph: onnx_ir.Model, names: Sequence[str]) -> None:
+        watched = set(names)
         for value in _values(graph, names):
             self._ranges[value.name] = [0.0, 0.0]
-            producer = value.producer()
-            reductions = ["ReduceMax", "ReduceSum"]
-            if producer is None or producer.op_type not in _NEVER_NEGATIVE:
+            reductions = ["ReduceMax"]
+            if _op_type(value) not in _NEVER_NEGATIVE:
                 reductions.append("ReduceMin")
+            if not _finite_from_finite(value, watched):
+                reductions.append("ReduceSum")
             for reduction in reductions:
-                output = _computed(graph, value, reduction, {"keepdims": 0})
+                output = _computed(value, reduction, {"keepdims": 0})
                 self._names[output.name] = (value.name, reduction)
                 self.outputs.append(output)
+        _append(graph, self.outputs)
 
     def update(self, outputs: Arrays) -> None:
         for output, array in outputs.items():
@@ -138,10 +169,11 @@ class _Histograms(_Watch):
 
     def extend(self, graph: onnx_ir.Model, names: Sequence[str]) -> None:
         for value in _values(graph, names):
-            output = _computed(graph, value, "Identity", {})
+            output = _computed(value, "Identity", {})
             self._histograms[value.name] = Histogram()
             self._names[output.name] = value.name
             self.outputs.append(output)
+        _append(graph, self.outputs)
 
     def update(self, outputs: Arrays) -> None:
         for output, array in outputs.items():
@@ -213,20 +245,40 @@ def _values(graph: onnx_ir.Model, names: Sequence[str]) -> list[onnx_ir.Value]:
     return [known[name] for name in names]
 
 
-def _computed(graph: onnx_ir.Model, value: onnx_ir.Value, op_type: str, attributes: dict[str, int]) -> onnx_ir.Value:
-    """Add an operator on `value` right behind its producer, so that the engine may run it while `value` is at hand."""
+def _op_type(value: onnx_ir.Value) -> str:
+    producer = value.producer()
+    return producer.op_type if producer is not None and producer.domain == "" else ""
+
+
+def _finite_from_finite(value: onnx_ir.Value, watched: Collection[str]) -> bool:
+    """Whether a value that holds NaN must come from a watched one (or an input) that was not finite already."""
+    pending = [value]
+    seen = set()
+    while pending:
+        node = pending.pop().producer()
+        if node is None or node in seen:
+            continue
+        if node.op_type not in _FINITE_FROM_FINITE or node.domain != "":
+            return False
+        seen.add(node)
+        pending += [read for read in node.inputs if read is not None and read.name not in watched]
+    return True
+
+
+def _computed(value: onnx_ir.Value, op_type: str, attributes: dict[str, int]) -> onnx_ir.Value:
     import onnx_ir
 
-    node = onnx_ir.node(op_type, [value], attributes)
-    output = node.outputs[0]
-    output.name = node.name = f"{value.name}/{op_type}"
-    output.dtype = onnx_ir.DataType.FLOAT
-    producer = value.producer()
-    if producer is None:
-        graph.graph.insert_before(graph.graph[0], node)
-    else:
-        graph.graph.insert_after(producer, node)
+    output = onnx_ir.node(op_type, [value], attributes, name=f"{value.name}/{op_type}").outputs[0]
+    output.name, output.dtype = f"{value.name}/{op_type}", onnx_ir.DataType.FLOAT
     return output
+
+
+def _append(graph: onnx_ir.Model, outputs: Sequence[onnx_ir.Value]) -> None:
+    """Add the producers of `outputs` at the end, deepest first: ONNX Runtime runs the leaves of a graph from the last.
+
+    So each runs as soon as it can, and what it reads is not kept in memory for long.
+    """
+    graph.graph.extend([output.producer() for output in reversed(outputs)])
 
 
 def _cut(graph: onnx_ir.Model, outputs: Sequence[onnx_ir.Value]) -> None:
@@ -237,7 +289,7 @@ def _cut(graph: onnx_ir.Model, outputs: Sequence[onnx_ir.Value]) -> None:
     RemoveUnusedNodesPass()(graph)
 
 
-def _items_at_once(graph: onnx_ir.Model, inputs: Sequence[TensorSpec], data: Dataset) -> int:
+def _items_at_once(graph: onnx_ir.Model, data: Dataset) -> int:
     first = next(data.open(), None)
     item_elements = 1 if first is None else max(array[:1].size for array in first.inputs.values())
     fitting = min(_MOST_ITEM_ELEMENTS // item_elements, _MOST_WEIGHT_BYTES // max(1, initializer_bytes(graph)))

@@ -63,7 +63,7 @@ class QuantizedTensor:
         return reals
 
 
-def fast_weight_bits(processor_features: Collection[str]) -> int:
+def fast_weight_bits(processor_features: Collection[str]) -> Literal[7, 8]:
     """Return the weight bits that the int8 kernels of this processor add up without saturating: 7 or 8.
 
     AVX2 and AVX-512 without VNNI add two u8*s8 products in 16 bits (vpmaddubsw): 2*255*127 does not fit, 2*255*64 does.

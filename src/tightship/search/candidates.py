@@ -13,6 +13,7 @@ from tightship.core.recipe import Recipe
 from tightship.core.target import Target
 from tightship.passes.int8_dynamic import Int8Dynamic
 from tightship.passes.int8_static import Int8Static
+from tightship.passes.quantize import fast_weight_bits
 from tightship.passes.simplify import Simplify
 from tightship.passes.weight_only import WeightOnly
 
@@ -86,10 +87,11 @@ def compressed(model: Model, settings: Sequence[Target], calibrated: bool) -> tu
 
 
 def _recipes(engine: str) -> tuple[Pass, ...]:
-    static = Int8Static()
-    weights = (WeightOnly(bits=8), WeightOnly(bits=4))
+    weight_bits = fast_weight_bits(processor.features())
+    static, dynamic = Int8Static(weight_bits=weight_bits), Int8Dynamic(weight_bits=weight_bits)
+    weights = (WeightOnly(bits=8, block=128), WeightOnly(bits=4))
     if engine == "onnxruntime":
-        return (static, Int8Dynamic(), *weights)
+        return (static, dynamic, *weights)
     return (static, *weights)
 
 
