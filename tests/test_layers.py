@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -99,6 +100,14 @@ def test_importing_the_package_imports_no_framework() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     heavy = {"torch", "onnx", "onnxruntime", "openvino", "numpy", "scipy", "matplotlib", "click", "rich"}
     assert not heavy & set(loaded)
+
+
+def test_no_engine_writes_telemetry(tmp_path: Path) -> None:
+    code = "import tightship, onnxruntime, numpy; onnxruntime.get_available_providers()"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    environment.pop("ORT_DISABLE_TELEMETRY", None)
+    subprocess.run([sys.executable, "-c", code], check=True, env=environment)
+    assert not list(tmp_path.rglob("*"))
 
 
 def test_every_public_name_is_there_and_listed() -> None:

@@ -10,6 +10,7 @@ when they are first used, so that `import tightship` costs next to nothing.
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -38,6 +39,10 @@ __all__ = [
     "inspect",
     "optimize",
 ]
+
+# onnxruntime 1.31 writes a device id and a database of events when it is imported, unless this says not to. It must be
+# set before the import, wherever that comes from, and a person who set it otherwise keeps their choice.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 _HOMES = {
     "Budget": "core.budget",

@@ -127,9 +127,17 @@ def test_slow_sessions_settle_by_waiting_and_not_by_running(clock: Clock) -> Non
 
 def test_quick_sessions_run_several_times_per_sample(clock: Clock) -> None:
     timings = time_interleaved([steady(clock, "a", 0.01)], FEED, seconds=0.1)
-    assert timings.n_inner == (20,)
+    assert timings.n_inner == (32,)  # a power of two that makes 0.2 ms at least
     found = timings.latency(0)
-    assert found.median_ms == pytest.approx(0.01) and found.n_runs == 20 * len(timings.samples_ms[0])
+    assert found.median_ms == pytest.approx(0.01) and found.n_runs == 32 * len(timings.samples_ms[0])
+
+
+def test_noise_in_the_warm_up_does_not_change_how_a_session_is_timed(clock: Clock) -> None:
+    late = iter([30e-3, 1e-3, 30e-3] * 3)
+    disturbed = Timed(clock, "disturbed", lambda: next(late, 0.05e-3))
+    timings = time_interleaved([steady(clock, "calm", 0.05), disturbed], FEED)
+    assert timings.n_inner[0] == timings.n_inner[1]
+    assert timings.ratio(1).median == pytest.approx(1) and not timings.ratio(1).slower
 
 
 def test_the_number_of_rounds_follows_the_seconds_within_its_limits(clock: Clock) -> None:

@@ -133,10 +133,15 @@ def _name_batch(result: onnx_ir.Model) -> None:
 
     symbols = {str(value.shape[0]) for value in result.graph.inputs if value.shape}
     pattern = re.compile("|".join(rf"\b{symbol}\b" for symbol in symbols if re.fullmatch(r"[a-z]+\d+", symbol)) or "$^")
+
+    def named(dim: int | onnx_ir.SymbolicDim) -> int | str | None:
+        if isinstance(dim, int) or dim.value is None:
+            return dim if isinstance(dim, int) else None
+        return pattern.sub(BATCH, dim.value)
+
     for value in _values(result):
         if value.shape is not None:
-            dims = [dim if isinstance(dim, int) else pattern.sub(BATCH, str(dim)) for dim in value.shape]
-            value.shape = onnx_ir.Shape(dims)
+            value.shape = onnx_ir.Shape([named(dim) for dim in value.shape])
 
 
 def _values(result: onnx_ir.Model) -> Iterator[onnx_ir.Value]:
