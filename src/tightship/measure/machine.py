@@ -10,7 +10,7 @@ from tightship.core.measurement import Machine
 
 __all__ = ["machine"]
 
-PACKAGES = ("numpy", "onnx", "onnxruntime", "openvino", "torch")
+PACKAGES = ("tightship", "numpy", "onnx", "onnxruntime", "openvino", "torch")
 
 
 def machine() -> Machine:

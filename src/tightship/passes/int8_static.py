@@ -5,10 +5,11 @@ Engines merge these into integer operators; an engine that does not merge one st
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tightship.core.dataset import Dataset
+from tightship.core.graph import operator_name
 from tightship.core.model import Model
 from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Statistics
 from tightship.core.progress import SILENT, Progress
@@ -32,7 +33,7 @@ _FIRST_OPSET = 13
 
 @dataclass(frozen=True)
 class Int8Static(Quantizer):
-    """Quantize Conv, Gemm and MatMul to int8 with ranges observed on calibration data.
+    """Quantize Conv, Gemm, MatMul and embeddings to int8 with ranges observed on calibration data.
 
     Weights are symmetric int8, activations 8 bits with a zero point, biases int32. What lies between convolutions
     (sums, pooling) stays in 8 bits; normalizations, Softmax, products by gates and the like stay float. The same file
@@ -55,13 +56,20 @@ class Int8Static(Quantizer):
     percentile: float = 99.99
 
     def __post_init__(self) -> None:
-        if self.weight_bits not in (7, 8):
-            raise UsageError(f"int8-static: weight_bits must be 7 or 8, found {self.weight_bits}")
+        for name, value, known in (
+            ("activation", self.activation, ("uint8", "int8")),
+            ("weight_bits", self.weight_bits, (7, 8)),
+            ("ranges", self.ranges, ("minmax", "percentile")),
+        ):
+            if value not in known:
+                raise UsageError(f"int8-static: {name} must be {known[0]} or {known[1]}, found {value!r}")
         if not 50 < self.percentile <= 100:
             raise UsageError(f"int8-static: percentile must be above 50 and at most 100, found {self.percentile}")
 
     def operators(self, model: Model) -> tuple[Operator, ...]:
-        return quantizable(_prepared(model), self.attention)
+        types = {operator_name(node): node.op_type for node in model.graph.graph}
+        found = quantizable(_prepared(model), self.attention)
+        return tuple(replace(entry, op_type=types.get(entry.name, entry.op_type)) for entry in found)
 
     def observe(self, model: Model, data: Dataset | None, progress: Progress = SILENT) -> Statistics:
         """Return `[low, high]` by tensor name for every tensor that any choice of `exclude` quantizes."""

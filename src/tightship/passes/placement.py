@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["COMPUTING", "FOLLOWING", "Placement", "Role", "Slot", "place", "quantizable"]
 
-Role = Literal["activation", "factor", "weight", "bias"]
+Role = Literal["activation", "factor", "weight", "bias", "table"]
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,8 @@ class Slot:
     `activation`: per tensor, asymmetric, with a range from calibration. `factor`: the second operand of a product of
     two activations, symmetric int8, since OpenVINO's integer kernels want their second operand so. `weight`: a
     constant, symmetric int8 with one scale per slice along `axis`. `bias`: a constant with one element per output
-    channel, int32 at the scale of the accumulator.
+    channel, int32 at the scale of the accumulator. `table`: a constant that rows are looked up in, symmetric int8 with
+    one scale per column; what was looked up is dequantized.
     """
 
     index: int
@@ -96,6 +97,16 @@ def matrix_product(node: onnx_ir.Node) -> tuple[Slot, ...]:
     return (Slot(0, "activation"), Slot(1, "factor")) if _is_float(left) and _is_float(right) else ()
 
 
+def look_up(node: onnx_ir.Node) -> tuple[Slot, ...]:
+    """int8 table -> Gather =>   (an embedding)"""
+    table = node.inputs[0]
+    if not _is_float_matrix(table) or len(table.uses()) > 1 or node.attributes.get_int("axis", 0) != 0:
+        return ()
+    tensor = known_constant(table)
+    worthwhile = len(tensor.shape) == 2 and tensor.nbytes >= _LEAST_TABLE_BYTES
+    return (Slot(0, "table", axis=1),) if worthwhile else ()
+
+
 def keep_range(node: onnx_ir.Node) -> tuple[Slot, ...]:
     """=> MaxPool, Reshape, Transpose, ... =>   with one range before and behind: elements are moved, not computed"""
     gives_indices = len(node.outputs) > 1
@@ -120,7 +131,7 @@ def join(node: onnx_ir.Node) -> tuple[Slot, ...]:
 Rule = Callable[["onnx_ir.Node"], tuple[Slot, ...]]
 """Says which inputs are read in 8 bits; empty where it declines."""
 
-COMPUTING: Mapping[str, Rule] = {"Conv": convolution, "Gemm": gemm, "MatMul": matrix_product}
+COMPUTING: Mapping[str, Rule] = {"Conv": convolution, "Gather": look_up, "Gemm": gemm, "MatMul": matrix_product}
 """Operators that are worth quantizing for their own sake."""
 
 FOLLOWING: Mapping[str, Rule] = {
@@ -134,7 +145,10 @@ FOLLOWING: Mapping[str, Rule] = {
 
 _RANGE_KEEPING = frozenset({keep_range, keep_range_if_nearest})
 
+_LEAST_TABLE_BYTES = 2**16
+
 _COMPUTED_ROLES = frozenset({"activation", "factor"})
+_STORED_ROLES = frozenset({"weight", "table"})
 
 
 def quantizable(graph: onnx_ir.Model, attention: bool) -> tuple[Operator, ...]:
@@ -180,7 +194,7 @@ def _computing(graph: onnx_ir.Model, attention: bool, exclude: Collection[str]) 
         elif node.op_type in COMPUTING and node.domain == "" and operator_name(node) not in exclude:
             slots = COMPUTING[node.op_type](node)
             computed = all(node.inputs[slot.index] not in fixed for slot in slots if slot.role in _COMPUTED_ROLES)
-            if slots and computed and (attention or slots[1].role != "factor"):
+            if slots and computed and (attention or slots[-1].role != "factor"):
                 found[node] = slots
     return found
 
@@ -206,6 +220,9 @@ def _compute(node: onnx_ir.Node, slots: tuple[Slot, ...], placement: Placement) 
 
     x -> Reshape => Gemm        becomes        x => Reshape => Gemm,        so that what computes x can quantize it
     """
+    if slots[0].role == "table":
+        placement.slots[node] = slots
+        return
     x = node.inputs[0]
     view = x.producer()
     if view is not None and view.op_type == "Reshape" and len(x.uses()) == 1 and not x.is_graph_output():
@@ -273,4 +290,4 @@ def _cuts_around_zero(node: onnx_ir.Node) -> bool:
 
 
 def _weight_bytes(node: onnx_ir.Node, slots: tuple[Slot, ...]) -> int:
-    return sum(known_constant(node.inputs[slot.index]).nbytes for slot in slots if slot.role == "weight")
+    return sum(known_constant(node.inputs[slot.index]).nbytes for slot in slots if slot.role in _STORED_ROLES)

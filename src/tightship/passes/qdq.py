@@ -82,6 +82,8 @@ class _Writer:
             if role == "weight":
                 for axis in dict.fromkeys(read.slot.axis for read in reads):
                     self._weight(value, axis, [read for read in reads if read.slot.axis == axis])
+            elif role == "table":
+                self._table(value, reads[0])
 
     def _activation(self, value: onnx_ir.Value) -> None:
         """Quantize a value for those who read it in 8 bits or, where it is computed in 8 bits, for everyone.
@@ -122,6 +124,26 @@ class _Writer:
             bias = biases[read.node]
             if bias is not None:
                 self._bias(read.node, bias, quantized.affine.scale)
+        drop_unused(value)
+
+    def _table(self, value: onnx_ir.Value, read: _Read) -> None:
+        """Store a table of rows in int8 and dequantize the rows that were looked up.
+
+        table -> Gather -> rows        becomes        int8 table -> Gather -> DequantizeLinear -> rows
+        """
+        quantized = quantize_weight(known_constant(value).numpy(), read.slot.axis, bits=8, name=value.name)
+        integers = add_constant(self._graph, self._fresh(f"{value.name}/quantized"), quantized.values)
+        scale, zero_point = self._constants(quantized.affine, value.name)
+        rows = read.node.outputs[0]
+        readers = tuple(rows.uses())
+        read.node.replace_input_with(0, integers)
+        node = self._node("DequantizeLinear", [rows, scale, zero_point], f"{rows.name}/dequantize", {"axis": -1})
+        self._graph.graph.insert_after(read.node, node)
+        read_back = _typed_like(rows, node.outputs[0])
+        rows.dtype = integers.dtype
+        for reader, index in readers:
+            reader.replace_input_with(index, read_back)
+        self._take_over_output(rows, read_back)
         drop_unused(value)
 
     def _bias(self, node: onnx_ir.Node, bias: np.ndarray, weight_scale: np.ndarray) -> None:
