@@ -187,7 +187,9 @@ def test_a_flipped_bit_in_a_member_is_refused(tmp_path: Path) -> None:
     path = formats.write(net(), tmp_path / "model.pt2").path
     whole = path.read_bytes()
     with zipfile.ZipFile(path) as archive:
-        middles = [whole.index(content) + len(content) // 2 for content in map(archive.read, archive.namelist())]
+        contents = [content for content in map(archive.read, archive.namelist()) if whole.count(content) == 1]
+    middles = [whole.index(content) + len(content) // 2 for content in contents]
+    assert len(middles) > 5
     for middle in middles:
         flipped = bytearray(whole)
         flipped[middle] ^= 1

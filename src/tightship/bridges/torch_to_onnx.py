@@ -135,9 +135,9 @@ def _name_batch(result: onnx_ir.Model) -> None:
     pattern = re.compile("|".join(rf"\b{symbol}\b" for symbol in symbols if re.fullmatch(r"[a-z]+\d+", symbol)) or "$^")
 
     def named(dim: int | onnx_ir.SymbolicDim) -> int | str | None:
-        if isinstance(dim, int) or dim.value is None:
-            return dim if isinstance(dim, int) else None
-        return pattern.sub(BATCH, dim.value)
+        if isinstance(dim, int):
+            return dim
+        return None if dim.value is None else pattern.sub(BATCH, dim.value)
 
     for value in _values(result):
         if value.shape is not None:

@@ -46,18 +46,19 @@ class Placement:
     """What is to be quantized, all in graph order.
 
     `slots` are the inputs that an operator reads in 8 bits. `resident` values are computed in 8 bits, so that whoever
-    reads them reads that. `range_of` leads from a value to the one that has the same range by construction, `input_of`
-    from an operator to the value whose scale its products have.
+    reads them reads that; each leads to the output of its operator, another value where a Relu or Clip lies between,
+    which saturation replaces. `range_of` leads from a value to the one that has the same range by construction,
+    `input_of` from an operator to the value whose scale its products have.
     """
 
     slots: dict[onnx_ir.Node, tuple[Slot, ...]] = field(default_factory=dict)
-    resident: dict[onnx_ir.Value, None] = field(default_factory=dict)
+    resident: dict[onnx_ir.Value, onnx_ir.Value] = field(default_factory=dict)
     range_of: dict[onnx_ir.Value, onnx_ir.Value] = field(default_factory=dict)
     input_of: dict[onnx_ir.Node, onnx_ir.Value] = field(default_factory=dict)
 
     def activations(self) -> dict[onnx_ir.Value, None]:
         """Return the values that are quantized asymmetrically."""
-        return dict.fromkeys(self._read_as("activation")) | self.resident
+        return dict.fromkeys((*self._read_as("activation"), *self.resident))
 
     def factors(self) -> dict[onnx_ir.Value, None]:
         """Return the values that are quantized symmetrically."""
@@ -90,10 +91,13 @@ def gemm(node: onnx_ir.Node) -> tuple[Slot, ...]:
 
 
 def matrix_product(node: onnx_ir.Node) -> tuple[Slot, ...]:
-    """x => MatMul(weight per column) ->        x => MatMul <= y ->"""
+    """x => MatMul(weight per column) ->        x => MatMul <= y ->
+
+    A stack of matrices gets one scale for all: ONNX Runtime multiplies it by a scale per column in floats only.
+    """
     left, right = node.inputs
     if _is_float_matrix(right):
-        return (Slot(0, "activation"), Slot(1, "weight", axis=len(known_constant(right).shape) - 1))
+        return (Slot(0, "activation"), Slot(1, "weight", axis=1 if len(known_constant(right).shape) == 2 else None))
     return (Slot(0, "activation"), Slot(1, "factor")) if _is_float(left) and _is_float(right) else ()
 
 
@@ -176,13 +180,13 @@ def place(graph: onnx_ir.Model, attention: bool, exclude: Collection[str] = ()) 
 def fused_output(node: onnx_ir.Node) -> onnx_ir.Value:
     """Return the output of a node, or that of the Relu or Clip which alone reads it.
 
-    Behind that it is quantized: what these cut off is what saturation cuts off for free.
+    Quantized behind that, with the range it leaves, it needs no Relu or Clip: saturation cuts off the same, to half a
+    step.
     """
     value = node.outputs[0]
     readers = value.consumers()
-    if len(readers) == 1 and not value.is_graph_output() and _cuts_around_zero(readers[0]):
-        return readers[0].outputs[0]
-    return value
+    alone = len(readers) == 1 and not value.is_graph_output()
+    return readers[0].outputs[0] if alone and _saturates(readers[0]) else value
 
 
 def _computing(graph: onnx_ir.Model, attention: bool, exclude: Collection[str]) -> dict[onnx_ir.Node, tuple[Slot, ...]]:
@@ -231,13 +235,13 @@ def _compute(node: onnx_ir.Node, slots: tuple[Slot, ...], placement: Placement) 
     placement.slots[node] = slots
     placement.input_of[node] = x
     if node.op_type == "Conv":
-        placement.resident[fused_output(node)] = None
+        placement.resident[fused_output(node)] = node.outputs[0]
 
 
 def _settle(node: onnx_ir.Node, slots: tuple[Slot, ...], placement: Placement) -> None:
     output = fused_output(node)
     placement.slots[node] = slots
-    placement.resident[output] = None
+    placement.resident[output] = node.outputs[0]
     if FOLLOWING[node.op_type] in _RANGE_KEEPING and output is node.outputs[0]:
         placement.range_of[output] = node.inputs[0]
 
@@ -278,15 +282,15 @@ def _is_fixed(node: onnx_ir.Node, fixed: Collection[onnx_ir.Value]) -> bool:
     return bool(read) and all(value in fixed or constant(value) is not None for value in read)
 
 
-def _cuts_around_zero(node: onnx_ir.Node) -> bool:
+def _saturates(node: onnx_ir.Node) -> bool:
     """Whether a node is a Relu, or a Clip between constants that zero lies between."""
     if node.domain != "" or node.op_type not in {"Relu", "Clip"}:
         return False
-    bounds = [*node.inputs[1:3], None, None][:2]
-    if any(bound is not None and constant(bound) is None for bound in bounds):
+    bounds = [bound for bound in node.inputs[1:3] if bound is not None]
+    if any(constant(bound) is None for bound in bounds) or len(bounds) < len(node.inputs) - 1:
         return False
-    low, high = (None if bound is None else float(known_constant(bound).numpy()) for bound in bounds)
-    return (low is None or low <= 0) and (high is None or high >= 0)
+    low, high = (*(float(known_constant(bound).numpy()) for bound in bounds), 0.0, 0.0)[:2]
+    return low <= 0 <= high
 
 
 def _weight_bytes(node: onnx_ir.Node, slots: tuple[Slot, ...]) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 from tightship.core.graph import operator_name
 from tightship.core.passes import Statistics
 from tightship.errors import UsageError
-from tightship.passes.editing import add_constant, all_values, constant, drop_unused, known_constant
+from tightship.passes.editing import add_constant, all_values, drop_unused, known_constant
 from tightship.passes.placement import Placement, Role, Slot
 from tightship.passes.quantize import (
     Affine,
@@ -88,21 +88,21 @@ class _Writer:
     def _activation(self, value: onnx_ir.Value) -> None:
         """Quantize a value for those who read it in 8 bits or, where it is computed in 8 bits, for everyone.
 
-        value -> readers        becomes        value -> QuantizeLinear -> DequantizeLinear -> readers
+        value -> readers                       becomes    value -> QuantizeLinear -> DequantizeLinear -> readers
+        source -> Relu -> value -> readers     becomes    source -> QuantizeLinear -> DequantizeLinear -> readers
         """
         affine = self._affine[value] = affine_of_range(*self._range(value), self._grid.activation)
-        if value not in self._placement.resident:
+        source = self._placement.resident.get(value)
+        if source is None:
             self._hand_out(value, "activation", self._quantized(value, affine, value.name))
             return
         readers = tuple(value.uses())
-        cut = value.producer()
-        source = cut.inputs[0] if cut is not None and _saturates_alike(cut, affine) else value
         read_back = self._read_back[value] = self._quantized(source, affine, value.name)
         for node, index in readers:
             node.replace_input_with(index, read_back)
         self._take_over_output(value, read_back)
         if source is not value:
-            self._graph.graph.remove(cut, safe=True)
+            self._graph.graph.remove(value.producer(), safe=True)
 
     def _factor(self, value: onnx_ir.Value) -> None:
         affine = symmetric_of_range(*self._range(value), self._grid.weight_bits)
@@ -226,17 +226,6 @@ class _Writer:
             free = f"{name}_{count}"
         self._taken.add(free)
         return free
-
-
-def _saturates_alike(cut: onnx_ir.Node, affine: Affine) -> bool:
-    """Whether quantizing to these integers already cuts off what a Relu or Clip does.
-
-    True at the lower end where the least integer is zero itself, since values below it saturate; at the upper end
-    always, since the largest integer stands for a value that was seen behind the Clip.
-    """
-    low = constant(cut.inputs[1]) if cut.op_type == "Clip" and len(cut.inputs) > 1 else None
-    cuts_at_zero = cut.op_type == "Relu" or (cut.op_type == "Clip" and low is not None and float(low.numpy()) == 0.0)
-    return cuts_at_zero and bool(affine.zero_point == np.iinfo(affine.zero_point.dtype).min)
 
 
 def _typed_like(value: onnx_ir.Value, new: onnx_ir.Value) -> onnx_ir.Value:
