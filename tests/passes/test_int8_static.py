@@ -34,9 +34,9 @@ ONE_LAYER_DB = 27.0
 DEEP_DB = 22.0
 """After three to six layers, whose errors add up."""
 
-SAME_DB = 60.0
-"""Between engines: integers are the same, floats differ by rounding, and only a value at the very edge of two integers
-may go either way."""
+SAME_DB = 45.0
+"""Between engines: floats differ by rounding, so that a value at the very edge of two integers may go either way. One
+element in 50 that is off by a step is 17 dB below the noise of all elements being off by up to half a step."""
 
 engines = pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 
@@ -46,8 +46,10 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
 
 
 def calibration(model: Model, n_items: int = 64) -> Dataset:
-    fixed = model.inputs[0].batch
-    return Dataset.from_arrays("made up", "0", made_up_inputs(model, n_items if fixed is None else fixed, seed=1))
+    seeds = range(1, 2 if model.inputs[0].batch is None else 17)
+    pieces = [made_up_inputs(model, n_items, seed) for seed in seeds]
+    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return Dataset.from_arrays("made up", "0", arrays)
 
 
 def quantized(model: Model, **fields: object) -> Model:

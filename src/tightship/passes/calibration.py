@@ -304,7 +304,7 @@ def _checked(data: Dataset, inputs: Sequence[TensorSpec]) -> Dataset:
             if spec.name not in batch.inputs:
                 raise DatasetMismatch(f"{data.name}: expected an array for each input, found none for {spec}")
             array = batch.inputs[spec.name]
-            if array.ndim and not spec.accepts((spec.batch or len(array), *array.shape[1:])):
+            if spec.shape and not spec.accepts((spec.batch or len(array), *array.shape[1:])):
                 raise DatasetMismatch(f"{data.name}: expected items for {spec}, found arrays {list(array.shape)}")
             if array.dtype.kind == "f" and not np.isfinite(array).all():
                 raise DatasetError(f"{data.name}: input {spec.name!r} holds NaN or infinite values; clean the data")

@@ -65,8 +65,9 @@ class Placement:
         return dict.fromkeys(self._read_as("factor"))
 
     def observed(self) -> dict[onnx_ir.Value, None]:
-        """Return the values whose ranges calibration has to find."""
-        return dict.fromkeys(self.source(value) for value in (*self.activations(), *self.factors()))
+        """Return the values whose ranges calibration has to find, whichever operators are excluded later."""
+        values = (*self.activations(), *self.factors())
+        return dict.fromkeys((*values, *map(self.source, values)))
 
     def source(self, value: onnx_ir.Value) -> onnx_ir.Value:
         """Return the value whose range `value` takes: itself, unless its operator only moved elements."""
@@ -98,7 +99,7 @@ def matrix_product(node: onnx_ir.Node) -> tuple[Slot, ...]:
     left, right = node.inputs
     if _is_float_matrix(right):
         return (Slot(0, "activation"), Slot(1, "weight", axis=1 if len(known_constant(right).shape) == 2 else None))
-    return (Slot(0, "activation"), Slot(1, "factor")) if _is_float(left) and _is_float(right) else ()
+    return (Slot(0, "activation"), Slot(1, "factor")) if _is_computed_matrix(left, right) else ()
 
 
 def look_up(node: onnx_ir.Node) -> tuple[Slot, ...]:
@@ -197,7 +198,8 @@ def _computing(graph: onnx_ir.Model, attention: bool, exclude: Collection[str]) 
             fixed.update(node.outputs)
         elif node.op_type in COMPUTING and node.domain == "" and operator_name(node) not in exclude:
             slots = COMPUTING[node.op_type](node)
-            computed = all(node.inputs[slot.index] not in fixed for slot in slots if slot.role in _COMPUTED_ROLES)
+            read = [node.inputs[slot.index] for slot in slots if slot.role in _COMPUTED_ROLES]
+            computed = all(value not in fixed and constant(value) is None for value in read)
             if slots and computed and (attention or slots[-1].role != "factor"):
                 found[node] = slots
     return found
@@ -270,8 +272,11 @@ def _is_bias(value: onnx_ir.Value, n_channels: int) -> bool:
     return bool(tensor.size == 1 or tensor.size == n_channels == tensor.shape[-1])
 
 
-def _is_float(value: onnx_ir.Value | None) -> bool:
-    return value is not None and value.dtype is not None and bool(value.dtype.name == "FLOAT")
+def _is_computed_matrix(*values: onnx_ir.Value) -> bool:
+    return all(
+        value.dtype is not None and value.dtype.name == "FLOAT" and value.shape is not None and len(value.shape) > 1
+        for value in values
+    )
 
 
 def _is_fixed(node: onnx_ir.Node, fixed: Collection[onnx_ir.Value]) -> bool:

@@ -66,6 +66,7 @@ class _Writer:
         self._statistics = statistics
         self._grid = grid
         self._taken = {value.name for value in all_values(graph)}
+        self._taken_by_nodes = {node.name for subgraph in graph.graphs() for node in subgraph}
         self._reads: dict[tuple[onnx_ir.Value, Role], list[_Read]] = defaultdict(list)
         for node, slots in placement.slots.items():
             for slot in slots:
@@ -132,7 +133,7 @@ class _Writer:
         table -> Gather -> rows        becomes        int8 table -> Gather -> DequantizeLinear -> rows
         """
         quantized = quantize_weight(known_constant(value).numpy(), read.slot.axis, bits=8, name=value.name)
-        integers = add_constant(self._graph, self._fresh(f"{value.name}/quantized"), quantized.values)
+        integers = add_constant(self._graph, _fresh(f"{value.name}/quantized", self._taken), quantized.values)
         scale, zero_point = self._constants(quantized.affine, value.name)
         rows = read.node.outputs[0]
         readers = tuple(rows.uses())
@@ -189,7 +190,7 @@ class _Writer:
 
     def _stored(self, tensor: QuantizedTensor, name: str, reader: onnx_ir.Node) -> onnx_ir.Value:
         """Store integers as an initializer, with a DequantizeLinear before its first reader; return what is read."""
-        integers = add_constant(self._graph, self._fresh(f"{name}/quantized"), tensor.values)
+        integers = add_constant(self._graph, _fresh(f"{name}/quantized", self._taken), tensor.values)
         scale, zero_point = self._constants(tensor.affine, name)
         axis = {} if tensor.axis is None else {"axis": tensor.axis}
         node = self._node("DequantizeLinear", [integers, scale, zero_point], f"{name}/dequantize", axis)
@@ -197,16 +198,16 @@ class _Writer:
         return node.outputs[0]
 
     def _constants(self, affine: Affine, name: str) -> tuple[onnx_ir.Value, onnx_ir.Value]:
-        scale = add_constant(self._graph, self._fresh(f"{name}/scale"), affine.scale)
-        return scale, add_constant(self._graph, self._fresh(f"{name}/zero_point"), affine.zero_point)
+        scale = add_constant(self._graph, _fresh(f"{name}/scale", self._taken), affine.scale)
+        return scale, add_constant(self._graph, _fresh(f"{name}/zero_point", self._taken), affine.zero_point)
 
     def _node(
         self, op_type: str, inputs: list[onnx_ir.Value], name: str, attributes: dict[str, int] | None = None
     ) -> onnx_ir.Node:
         import onnx_ir
 
-        node = onnx_ir.node(op_type, inputs, attributes or {}, name=name)
-        node.outputs[0].name = self._fresh(name)
+        node = onnx_ir.node(op_type, inputs, attributes or {}, name=_fresh(name, self._taken_by_nodes))
+        node.outputs[0].name = _fresh(name, self._taken)
         return node
 
     def _take_over_output(self, value: onnx_ir.Value, read_back: onnx_ir.Value) -> None:
@@ -215,17 +216,18 @@ class _Writer:
         if not value.is_graph_output():
             return
         name = value.name
-        value.name, read_back.name = self._fresh(f"{name}/float"), name
+        value.name, read_back.name = _fresh(f"{name}/float", self._taken), name
         outputs[:] = [read_back if output is value else output for output in outputs]
 
-    def _fresh(self, name: str) -> str:
-        """Return the name, or the name with the first number behind it that nothing else has."""
-        free, count = name, 0
-        while free in self._taken:
-            count += 1
-            free = f"{name}_{count}"
-        self._taken.add(free)
-        return free
+
+def _fresh(name: str, taken: set[str]) -> str:
+    """Return the name, or the name with the first number behind it that is not taken; it is taken then."""
+    free, count = name, 0
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
 
 
 def _typed_like(value: onnx_ir.Value, new: onnx_ir.Value) -> onnx_ir.Value:

@@ -9,6 +9,7 @@ from math import ceil
 from tightship.core.budget import Budget
 from tightship.core.plan import Sensitivity
 from tightship.core.recipe import Recipe
+from tightship.errors import TightshipError
 from tightship.search import judge
 from tightship.search.attempt import attempt
 from tightship.search.candidates import Proposal
@@ -39,7 +40,10 @@ def repair(
     for failing in _worth_repairing(trials, budget):
         if not n_left or not _beats_accepted(failing, known, budget):
             break
-        found = sensitivity(workshop, failing)
+        try:
+            found = sensitivity(workshop, failing)
+        except TightshipError:  # without it there is no order to restore in; the candidate stays as it was judged
+            continue
         for proposal in _restorations(failing, found):
             if not n_left:
                 break
