@@ -25,7 +25,7 @@ __all__ = ["Split", "data_for", "default_metric", "graph_of", "read", "split_dat
 
 N_CALIBRATION = 100
 N_GENERATED_CALIBRATION = 32
-N_GENERATED_DECISION = 128
+N_GENERATED_DECISION = 64
 N_PARITY = 8
 
 

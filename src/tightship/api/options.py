@@ -30,7 +30,7 @@ class Options:
     dry_run: bool = False
     resume: bool = True
     work: Path | None = None
-    seconds: float = 1.5
+    seconds: float = 1.0
 
     def __post_init__(self) -> None:
         if self.threads < 0:

@@ -33,7 +33,7 @@ __all__ = ["command"]
 @click.option("--dry-run", is_flag=True, help="List what would be tried; measure and write nothing.")
 @click.option("--resume/--no-resume", default=True, show_default=True, help="Continue from finished steps.")
 @click.option("--work", type=click.Path(path_type=Path), help="Folder of finished steps [the user's cache].")
-@click.option("--seconds", default=1.5, show_default=True, help="About how long each candidate is timed.")
+@click.option("--seconds", default=1.0, show_default=True, help="About how long each candidate is timed.")
 @output.json_option
 def command(model: str, data: str | None, place: str | None, as_json: bool, **values: Any) -> None:
     """Find the smallest or fastest form of MODEL that is provably good enough, and write it with its evidence.
