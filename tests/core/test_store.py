@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,10 +45,14 @@ def test_the_order_of_a_mapping_does_not_matter(store: Store) -> None:
     assert store.value("step", {"b": 2, "a": 1}, int, lambda: 2) == 1
 
 
-def test_without_reuse_a_step_is_computed_afresh_and_overwritten(store: Store) -> None:
+def test_steps_from_before_a_fresh_start_are_done_again_once(store: Store) -> None:
     store.value("step", 1, int, lambda: 1)
-    assert Store(store.root, reuse=False).value("step", 1, int, lambda: 2) == 2
-    assert store.value("step", 1, int, lambda: 3) == 2
+    path = next(store.root.iterdir())
+    os.utime(path, (1000, 1000))
+    fresh = Store(store.root, since=2000)
+    assert fresh.value("step", 1, int, lambda: 2) == 2
+    assert fresh.value("step", 1, int, lambda: 3) == 2
+    assert store.value("step", 1, int, lambda: 4) == 2
 
 
 def test_a_file_is_written_once_with_what_lies_beside_it(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,8 +46,8 @@ def read(source: str, weights: Path | None = None) -> Source:
 
 
 def store_at(work: Path | None, resume: bool) -> Store:
-    """Open the work folder: `work`, or one in the user's cache."""
-    return Store(work or Path(platformdirs.user_cache_dir("tightship")), resume).open()
+    """Open the work folder: `work`, or one in the user's cache. Without `resume` what it holds by now is not reused."""
+    return Store(work or Path(platformdirs.user_cache_dir("tightship")), 0.0 if resume else time.time()).open()
 
 
 def graph_of(source: Source, store: Store, progress: Progress) -> Path:

@@ -23,10 +23,10 @@ Value = TypeVar("Value")
 
 @dataclass(frozen=True)
 class Store:
-    """The work folder. `reuse` False computes every step afresh and overwrites what was there."""
+    """The work folder. Entries written before `since` (seconds since the epoch) are computed afresh and overwritten."""
 
     root: Path
-    reuse: bool = True
+    since: float = 0.0
 
     def open(self) -> Store:
         """Create the folder and sweep what dead processes left; return self."""
@@ -37,7 +37,7 @@ class Store:
     def value(self, step: str, parts: object, kind: type[Value], compute: Callable[[], Value]) -> Value:
         """Return the stored value of this step, or compute and store it. `kind` is a dataclass or plain type."""
         path = self._path(step, parts, ".json")
-        if self.reuse and path.exists():
+        if self._has(path):
             return msgspec.json.decode(path.read_bytes(), type=kind)
         value = compute()
         atomic.write_bytes(path, msgspec.json.encode(value))
@@ -46,10 +46,13 @@ class Store:
     def file(self, step: str, parts: object, name: str, write: Callable[[Path], Any]) -> Path:
         """Return the stored file called `name` of this step; `write` makes it (and what lies beside it) if absent."""
         folder = self._path(step, parts, "")
-        if not (self.reuse and folder.exists()):
+        if not self._has(folder):
             with atomic.replace_folder(folder, frozenset(child.name for child in folder.glob("*"))) as temporary:
                 write(temporary / name)
         return folder / name
+
+    def _has(self, path: Path) -> bool:
+        return path.exists() and path.stat().st_mtime >= self.since
 
     def _path(self, step: str, parts: object, suffix: str) -> Path:
         key = hashlib.sha256(msgspec.json.encode([step, parts], order="deterministic")).hexdigest()
