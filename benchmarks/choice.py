@@ -29,7 +29,7 @@ from tightship.errors import TightshipError
 from tightship.measure.generate import generate
 from tightship.measure.latency import time_interleaved
 
-NETWORKS = ("resnet50", "mobilenet_v3_large", "bert_base", "lstm")
+NETWORKS = ("lstm", "resnet50", "mobilenet_v3_large", "bert_base")
 N_CALIBRATION = 32
 N_QUALITY = 32
 ALLOWED_DROP = 0.01
@@ -181,7 +181,7 @@ def _cpu_seconds() -> float:
 
 
 def main() -> None:
-    """Measure each network in its own process."""
+    """Measure each network in its own process; what is done by then is written after each."""
     import multiprocessing
 
     context, rows = multiprocessing.get_context("spawn"), []
@@ -191,7 +191,8 @@ def main() -> None:
                 rows.append(pool.apply(measure, (name,)))
             except TightshipError as error:
                 print(f"{name}: {error}", file=sys.stderr)
-    finish("choice", "what optimize chooses against the fastest peer that keeps cosine >= 0.99 (batch 1)", rows)
+                continue
+        finish("choice", "what optimize chooses against the fastest peer that keeps cosine >= 0.99 (batch 1)", rows)
 
 
 if __name__ == "__main__":

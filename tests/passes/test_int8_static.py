@@ -533,6 +533,24 @@ def test_operators_in_subgraphs_are_left_alone() -> None:
         assert least_db(run(after, inputs), run(model, inputs)) > ONE_LAYER_DB
 
 
+def test_a_convolution_that_a_subgraph_reads_keeps_its_values() -> None:
+    model = written(
+        """net (float[1, 4, 9, 9] x, bool c) => (float[1, 8, 7, 7] y) {
+            a = Conv (x, w)
+            y = If (c) <
+                then_branch = yes () => (float[1, 8, 7, 7] t) { t = Relu (a) },
+                else_branch = no () => (float[1, 8, 7, 7] e) { e = Conv (x, w) }
+            >
+        }""",
+        w=normal(8, 4, 3, 3),
+    )
+    data = Dataset.from_arrays("made up", "0", {"x": normal(16, 4, 9, 9), "c": np.ones(16, bool)})
+    after = Int8Static().apply(model, data).model
+    for condition in (True, False):
+        inputs = {"x": normal(1, 4, 9, 9, seed=2), "c": np.array(condition)}
+        assert least_db(run(after, inputs), run(model, inputs)) > ONE_LAYER_DB
+
+
 @every_net
 def test_names_are_unique(make: Callable[[], Model]) -> None:
     after = quantized(make(), attention=True).graph

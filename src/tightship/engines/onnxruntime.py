@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
@@ -47,23 +47,25 @@ class OnnxRuntime(Engine):
     def precisions(self) -> tuple[Precision, ...]:
         return ("f32",)
 
-    def open(self, source: Model | Path | bytes, target: Target, *, spin: bool = True) -> _OrtSession:
-        """Load a model. `spin` False lets idle threads sleep, which costs latency and saves processor time."""
+    def open(self, source: Model | Path | bytes, target: Target, *, without: Sequence[str] = ()) -> _OrtSession:
+        """Load a model, leaving out the graph optimizers named in `without`."""
         if target.precision not in self.precisions():
             raise EngineError(f"onnxruntime runs float operators in f32 only, found {target.precision}")
-        return _OrtSession(source, target, spin)
+        return _OrtSession(source, target, without)
 
 
 class _OrtSession:
-    def __init__(self, source: Model | Path | bytes, target: Target, spin: bool) -> None:
+    def __init__(self, source: Model | Path | bytes, target: Target, without: Sequence[str]) -> None:
         import onnxruntime as ort
 
         self.target = target
-        options = _options(target, spin)
+        options = _options(target)
         loadable, self._weights = _loadable(source)
         options.add_external_initializers(list(self._weights), list(self._weights.values()))
         try:
-            self._session: Any = ort.InferenceSession(loadable, options, providers=["CPUExecutionProvider"])
+            self._session: Any = ort.InferenceSession(
+                loadable, options, providers=["CPUExecutionProvider"], disabled_optimizers=list(without)
+            )
         except Exception as error:  # onnxruntime's exceptions share no base below Exception
             raise EngineError(f"onnxruntime cannot open the model: {_first_line(error)}") from error
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
@@ -127,14 +129,13 @@ def _placeholder(tensor: onnx_ir.TensorProtocol) -> onnx_ir.ExternalTensor:
     )
 
 
-def _options(target: Target, spin: bool) -> Any:
+def _options(target: Target) -> Any:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4  # failures arrive as exceptions; warnings about the graph are not for the user
     options.intra_op_num_threads = target.threads or processor.n_cores()
     options.inter_op_num_threads = 1
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spin)))
     if target.layout == "plain":
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
     return options

@@ -186,7 +186,7 @@ def fused_output(node: onnx_ir.Node) -> onnx_ir.Value:
     """
     value = node.outputs[0]
     readers = value.consumers()
-    alone = len(readers) == 1 and not value.is_graph_output()
+    alone = len(readers) == 1 and readers[0].graph is node.graph and not value.is_graph_output()
     return readers[0].outputs[0] if alone and _saturates(readers[0]) else value
 
 
