@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -35,6 +35,8 @@ SMALLEST_SCALE = 2.0**-63
 
 _BIAS_LIMIT = 2.0**30
 """Largest integer of a bias: half of int32, so that the accumulator that starts from it has room."""
+
+_SLAB_ELEMENTS = 2**17
 
 _WITHOUT_SATURATION = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"}
 
@@ -90,13 +92,12 @@ def symmetric_of_range(low: float, high: float, bits: int = 8) -> Affine:
 
 def quantize(values: np.ndarray, affine: Affine, axis: int | None = None) -> np.ndarray:
     """Return the integers nearest to `values` (halves to even, as ONNX has it), saturated to the zero point's type."""
-    limits = np.iinfo(affine.zero_point.dtype)
-    scaled = values / _along(affine.scale, axis, values.ndim)
-    np.rint(scaled, out=scaled)
-    if affine.zero_point.any():
-        scaled += _along(affine.zero_point, axis, values.ndim)
-    np.clip(scaled, limits.min, limits.max, out=scaled)
-    integers: np.ndarray = scaled.astype(affine.zero_point.dtype)
+    integers = np.empty(values.shape, dtype=affine.zero_point.dtype)
+    scale = np.broadcast_to(_along(affine.scale, axis, values.ndim), values.shape)
+    zero_point = np.broadcast_to(_along(affine.zero_point, axis, values.ndim), values.shape)
+    # In slabs that stay in the cache: the temporaries of a large weight would cost more time than the arithmetic.
+    for slab in _slabs(values):
+        integers[slab] = _nearest(values[slab] / scale[slab], zero_point[slab])
     return integers
 
 
@@ -133,6 +134,21 @@ def quantize_bias(bias: np.ndarray, input_scale: np.ndarray, weight_scale: np.nd
     limits = np.iinfo(np.int32)
     values = np.clip(np.rint(bias / scale.astype(np.float64)), limits.min, limits.max).astype(np.int32)
     return QuantizedTensor(values, Affine(scale, np.zeros(scale.shape, dtype=np.int32)), 0 if scale.ndim else None)
+
+
+def _slabs(values: np.ndarray) -> Iterator[tuple[slice, ...]]:
+    if values.ndim == 0:
+        yield ()
+        return
+    n_rows = max(1, _SLAB_ELEMENTS * len(values) // max(1, values.size))
+    yield from ((slice(start, start + n_rows),) for start in range(0, len(values), n_rows))
+
+
+def _nearest(scaled: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
+    limits = np.iinfo(zero_point.dtype)
+    rounded = np.rint(scaled)
+    rounded += zero_point
+    return np.clip(rounded, limits.min, limits.max)
 
 
 def _largest(bits: int) -> int:
