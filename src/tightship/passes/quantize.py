@@ -146,9 +146,9 @@ def _slabs(values: np.ndarray) -> Iterator[tuple[slice, ...]]:
 
 def _nearest(scaled: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
     limits = np.iinfo(zero_point.dtype)
-    rounded = np.rint(scaled)
+    rounded: np.ndarray = np.rint(scaled)
     rounded += zero_point
-    return np.clip(rounded, limits.min, limits.max)
+    return np.clip(rounded, limits.min, limits.max, out=rounded)
 
 
 def _largest(bits: int) -> int:
