@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import runpy
+import importlib
 import sys
 from pathlib import Path
 
@@ -10,14 +10,14 @@ HERE = Path(__file__).parent
 
 
 def main() -> None:
-    """Run each script as `python -m benchmarks.NAME` would."""
+    """Run the `main` of each script."""
     known = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "report")
     for name in sys.argv[1:] or known:
         if name not in known:
             sys.exit(f"no benchmark {name!r}; there are {', '.join(known)}")
         print(f"== {name}", flush=True)
         sys.argv = [name]
-        runpy.run_module(f"benchmarks.{name}", run_name="__main__")
+        importlib.import_module(f"benchmarks.{name}").main()
 
 
 if __name__ == "__main__":

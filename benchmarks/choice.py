@@ -7,6 +7,7 @@ of at most 1 (within its interval) to the fastest peer that keeps the cosine.
 
 from __future__ import annotations
 
+import hashlib
 import resource
 import sys
 import time
@@ -45,8 +46,9 @@ class Entry:
 
 
 def exported(name: str) -> Path:
-    """The network as ONNX, exported once."""
-    path = BUILD / "networks" / name / "model.onnx"
+    """The network as ONNX, exported once for each edition of its definition."""
+    edition = hashlib.sha256(Path("examples/networks.py").read_bytes()).hexdigest()[:8]
+    path = BUILD / "networks" / edition / name / "model.onnx"
     if not path.exists():
         module = formats.read(formats.recognise(f"examples.networks:{name}"))
         formats.write(bridges.route(module, "graph"), path)
@@ -59,7 +61,7 @@ def peers(name: str, path: Path, data: Dataset) -> Iterator[Entry]:
     yield Entry("openvino f32", path, Target("openvino"))
     if "bf16" in engines.ENGINES["openvino"].precisions():
         yield Entry("openvino bf16", path, Target("openvino", "bf16"))
-    folder = BUILD / "peers" / name
+    folder = path.parent / "peers"
     folder.mkdir(parents=True, exist_ok=True)
     makers: dict[str, tuple[Callable[[Path, Path, Dataset], None], Target]] = {
         "ort quantize_static": (quantize_static, Target()),

@@ -10,7 +10,19 @@ from tightship.errors import MissingExtra
 
 __all__ = ["available", "install_command", "require"]
 
-EXTRA_OF_MODULE = {"torch": "torch", "safetensors": "torch", "openvino": "openvino"}
+EXTRA_OF_MODULE = {
+    "torch": "torch",
+    "safetensors": "torch",
+    "openvino": "openvino",
+    "tensorflow": "tensorflow",
+    "keras": "tensorflow",
+    "h5py": "tensorflow",
+    "tf2onnx": "tensorflow",
+    "ai_edge_litert": "litert",
+    "litert_torch": "litert",
+    "coremltools": "coreml",
+    "executorch": "executorch",
+}
 
 
 def install_command(module: str) -> str:

@@ -15,11 +15,14 @@ __all__ = ["Engine"]
 
 
 class Engine(ABC):
-    """One runtime. `module` is what it imports, `form` the form of Model it opens, `gives` a line for `doctor`."""
+    """One runtime. `module` is what it imports, `form` the form of Model it opens, `gives` a line for `doctor`.
+
+    `form` is None for an engine that opens files of its own format only.
+    """
 
     name: ClassVar[str]
     module: ClassVar[str]
-    form: ClassVar[Form]
+    form: ClassVar[Form | None]
     gives: ClassVar[str]
 
     @property

@@ -13,7 +13,7 @@ from tightship.formats.onnx import Onnx
 from tightship.formats.pytorch import PyTorch
 from tightship.formats.torch_export import TorchExport
 
-__all__ = ["FORMATS", "Format", "read", "recognise", "write"]
+__all__ = ["FORMATS", "Format", "format_of_output", "read", "recognise", "write"]
 
 FORMATS: Table[Format] = Table("format", {entry.name: entry for entry in (Onnx(), TorchExport(), PyTorch())})
 
@@ -37,7 +37,16 @@ def read(artifact: Artifact) -> Model:
 
 def write(model: Model, path: Path) -> Artifact:
     """Write a model in the format that the suffix of `path` names."""
+    return format_of_output(path).write(model, path)
+
+
+def format_of_output(path: Path) -> Format:
+    """Return the format that the suffix of `path` names and that can be written.
+
+    Raises `UnknownFormat` where there is none.
+    """
     for entry in FORMATS.values():
-        if entry.suffixes and str(path).lower().endswith(entry.suffixes):
-            return entry.write(model, path)
-    raise UnknownFormat(f"{path}: no format has this suffix")
+        if entry.writes_from and entry.suffixes and str(path).lower().endswith(entry.suffixes):
+            return entry
+    known = ", ".join(suffix for entry in FORMATS.values() if entry.writes_from for suffix in entry.suffixes)
+    raise UnknownFormat(f"{path}: no format that can be written has this suffix; expected {known}")

@@ -8,6 +8,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -44,6 +45,7 @@ _OTHER_FILES = {
 }
 
 
+@dataclass(frozen=True)
 class Onnx(Format):
     """Read into a graph; written from a graph."""
 
@@ -51,6 +53,7 @@ class Onnx(Format):
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     reads_into: ClassVar[Form | None] = "graph"
     writes_from: ClassVar[tuple[Form, ...]] = ("graph",)
+    engine: ClassVar[str] = "onnxruntime"
 
     def artifact(self, source: str, weights: Path | None = None) -> Artifact:
         """Describe the file and its external data files, without loading a weight.

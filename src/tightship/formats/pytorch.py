@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["PyTorch"]
 
 
+@dataclass(frozen=True)
 class PyTorch(Format):
     """Read from a function without arguments; weights come from a state dict beside it."""
 
@@ -29,6 +31,8 @@ class PyTorch(Format):
     suffixes: ClassVar[tuple[str, ...]] = ()
     reads_into: ClassVar[Form | None] = "module"
     writes_from: ClassVar[tuple[Form, ...]] = ()
+    engine: ClassVar[str] = "torch"
+    reads_with: ClassVar[tuple[str, ...]] = ("torch",)
 
     def recognise(self, source: str) -> bool:
         return is_function_name(source) and not Path(source).exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["TorchExport"]
 
 
+@dataclass(frozen=True)
 class TorchExport(Format):
     """Read into a module that torch.export made; written from a module, with any number of items where it can."""
 
@@ -26,6 +28,9 @@ class TorchExport(Format):
     suffixes: ClassVar[tuple[str, ...]] = (".pt2",)
     reads_into: ClassVar[Form | None] = "module"
     writes_from: ClassVar[tuple[Form, ...]] = ("module",)
+    engine: ClassVar[str] = "torch"
+    reads_with: ClassVar[tuple[str, ...]] = ("torch",)
+    writes_with: ClassVar[tuple[str, ...]] = ("torch",)
 
     def artifact(self, source: str, weights: Path | None = None) -> Artifact:
         path = Path(source)
