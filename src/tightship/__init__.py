@@ -14,7 +14,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tightship.api import Options, bench, check, compress, doctor, inspect, optimize
+    from tightship.api import Options, bench, check, compress, convert, doctor, inspect, list_formats, optimize
     from tightship.core.budget import Budget
     from tightship.core.dataset import Dataset
     from tightship.core.plan import Plan
@@ -35,8 +35,10 @@ __all__ = [
     "bench",
     "check",
     "compress",
+    "convert",
     "doctor",
     "inspect",
+    "list_formats",
     "optimize",
 ]
 

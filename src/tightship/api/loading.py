@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from tightship.core.dataset import Dataset
 from tightship.core.measurement import Agreement
 from tightship.core.model import Model
 from tightship.core.progress import Progress
+from tightship.core.shapes import fix_input_shapes
 from tightship.core.store import Store
 from tightship.core.target import Target
 from tightship.errors import DatasetError, ParityError
@@ -39,10 +41,10 @@ class Split:
     notes: tuple[str, ...]
 
 
-def read(source: str, weights: Path | None = None) -> Source:
-    """Read a model file, or call the function that builds it."""
+def read(source: str, weights: Path | None = None, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
+    """Read a model file, or call the function that builds it; `shapes` fixes those of inputs."""
     artifact = formats.recognise(source, weights)
-    return Source.of(artifact, formats.read(artifact))
+    return Source.of(artifact, fix_input_shapes(*formats.read_shaped(artifact, shapes or {})))
 
 
 def store_at(work: Path | None, resume: bool) -> Store:
@@ -51,11 +53,11 @@ def store_at(work: Path | None, resume: bool) -> Store:
 
 
 def graph_of(source: Source, store: Store, progress: Progress) -> Path:
-    """Return the source as an ONNX file; a module is converted once, and the conversion is proven.
+    """Return the source as an ONNX file; what is none is converted once, and the conversion is proven.
 
-    Raises `ParityError` where the graph does not compute what the module does.
+    Raises `ParityError` where the graph does not compute what the source does.
     """
-    if source.model.form == "graph":
+    if source.artifact.format == "onnx":
         return source.artifact.path
 
     def convert(path: Path) -> None:
@@ -66,7 +68,7 @@ def graph_of(source: Source, store: Store, progress: Progress) -> Path:
     agreement = store.value("parity", (source.digest,), Agreement, lambda: _compare(source, path, progress))
     if not agreement.agrees:
         raise ParityError(
-            f"{source.artifact.entry or source.artifact.path}: the converted graph differs from the module: "
+            f"{source.artifact.entry or source.artifact.path}: the converted graph differs from it: "
             f"{agreement.cause or f'output {agreement.output!r} is off by {agreement.max_abs:.3g}'}"
         )
     return path
@@ -112,5 +114,5 @@ def _one_hot(labels: np.ndarray) -> bool:
 def _compare(source: Source, path: Path, progress: Progress) -> Agreement:
     graph = formats.read(formats.recognise(str(path)))
     data = generate(graph, N_PARITY, seed=0)
-    with source.open() as module, engines.open_session(path, Target()) as converted:
-        return parity.compare(module, converted, data, progress=progress)
+    with source.open() as original, engines.open_session(path, Target()) as converted:
+        return parity.compare(original, converted, data, progress=progress)

@@ -6,14 +6,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 
 from tightship.bridges.torch_to_onnx import to_graph
 from tightship.core.model import Form, Model
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import UnsupportedError
 
-__all__ = ["BRIDGES", "Bridge", "chain", "route"]
+__all__ = ["BRIDGES", "Bridge", "chain", "route", "ways"]
 
 Bridge = Callable[[Model, Progress], Model]
 """Converts a model of one form into another form; it stays as it was."""
@@ -33,15 +34,27 @@ def route(model: Model, form: Form, progress: Progress = SILENT) -> Model:
 
 def chain(start: Form, end: Form, bridges: Mapping[tuple[Form, Form], Bridge]) -> tuple[Bridge, ...]:
     """Return the shortest chain of bridges from one form to another. Raises `UnsupportedError` where there is none."""
-    chains: dict[Form, tuple[Bridge, ...]] = {start: ()}
-    pending = deque([start])
-    while pending and end not in chains:
-        here = pending.popleft()
-        for (source, target), bridge in bridges.items():
-            if source == here and target not in chains:
-                chains[target] = (*chains[here], bridge)
-                pending.append(target)
-    if end not in chains:
+    forms = _shortest(start, bridges).get(end)
+    if forms is None:
         known = ", ".join(f"{source} to {target}" for source, target in bridges)
         raise UnsupportedError(f"no bridge leads from a {start} to a {end}; there are: {known}")
-    return chains[end]
+    return tuple(bridges[pair] for pair in pairwise(forms))
+
+
+def ways(start: Form, ends: Sequence[Form]) -> tuple[tuple[Form, ...], ...]:
+    """Return the forms that a model goes through to each of `ends` that can be reached, the fewest bridges first."""
+    shortest = _shortest(start, BRIDGES)
+    return tuple(sorted((shortest[end] for end in ends if end in shortest), key=len))
+
+
+def _shortest(start: Form, bridges: Mapping[tuple[Form, Form], Bridge]) -> dict[Form, tuple[Form, ...]]:
+    """The shortest way from `start` to every form that can be reached, as the forms along it (breadth first)."""
+    found: dict[Form, tuple[Form, ...]] = {start: (start,)}
+    pending = deque([start])
+    while pending:
+        here = pending.popleft()
+        for source, target in bridges:
+            if source == here and target not in found:
+                found[target] = (*found[here], target)
+                pending.append(target)
+    return found

@@ -9,15 +9,22 @@ from typing import Any
 import click
 
 import tightship
-from tightship.cli.commands import bench, check, compress, doctor, inspect, optimize, recipes
+from tightship.cli.commands import bench, check, compress, convert, doctor, formats, inspect, optimize, recipes
 from tightship.errors import TightshipError
 
 __all__ = ["main"]
 
 INTERRUPTED = 130
 
-COMMANDS = (optimize.command, inspect.command, check.command, bench.command, compress.command)
-ABOUT = (doctor.command, recipes.command)
+COMMANDS = (
+    optimize.command,
+    inspect.command,
+    convert.command,
+    check.command,
+    bench.command,
+    compress.command,
+)
+ABOUT = (doctor.command, formats.command, recipes.command)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
@@ -27,6 +34,7 @@ def cli() -> None:
 
     \b
     tightship optimize model.onnx --data calib.npz --max-drop 0.01 -o out
+    tightship convert model.onnx -o model.pt2
     tightship inspect model.onnx
     tightship doctor
 

@@ -14,6 +14,8 @@ from rich.text import Text
 from tightship.api.benching import BenchTable
 from tightship.api.checking import Verdict
 from tightship.api.compressing import Compressed
+from tightship.api.converting import FormatRow
+from tightship.core.evidence import Evidence, evidence_path
 from tightship.core.passes import Pass
 from tightship.core.plan import Candidate, Plan
 from tightship.measure.describe import Description
@@ -21,7 +23,7 @@ from tightship.measure.doctor import Diagnosis
 from tightship.report import words
 from tightship.report.verdict import grounds, headline
 
-__all__ = ["bench", "compressed", "description", "doctor", "plan", "recipes", "verdict"]
+__all__ = ["bench", "compressed", "description", "doctor", "evidence", "formats", "plan", "recipes", "verdict"]
 
 WIDE = 110
 """Columns from which reasons fit beside the numbers of a plan; below, they follow its table."""
@@ -104,6 +106,39 @@ def verdict(found: Verdict) -> RenderableType:
     if found.difference is not None:
         lines.append(Text(f"first operator that differs: {found.difference}"))
     return Group(*lines)
+
+
+def evidence(found: Evidence) -> RenderableType:
+    """The verdict of a conversion, how it was reached, and where the files are."""
+    style = {"differs": "bold red", "not checked": "bold yellow"}.get(found.verdict, "bold green")
+    route = " -> ".join((found.source_format, *(step.name for step in found.steps), found.output_format))
+    lines = [
+        Text(f"{found.verdict}: {found.reason}", style=style),
+        Text(f"{route}, {words.bytes_text(found.size_bytes)}, {found.seconds:.1f} s"),
+    ]
+    if found.difference:
+        lines.append(Text(f"first operator that differs: {found.difference}"))
+    lines += [Text(f"tried before: {attempt}") for attempt in found.attempts]
+    lines += [Text(f"note: {note}") for note in found.notes]
+    lines.append(Text(f"written: {found.output}   evidence: {evidence_path(Path(found.output))}"))
+    return Group(*lines)
+
+
+def formats(rows: Iterable[FormatRow]) -> RenderableType:
+    """The matrix of formats; what is missing is told below it, with the command that installs it."""
+    table = _table("formats", ("format", "suffixes", "read", "write", "proven in", "options"))
+    missing: dict[str, None] = {}
+    for row in rows:
+        cells = []
+        for cell in (row.read, row.write):
+            known = cell in ("yes", "no")
+            cells.append(Text(cell if known else "missing", style={"yes": "green", "no": "dim"}.get(cell, "yellow")))
+            if not known:
+                missing[cell] = None
+        options = ", ".join(f"{name}={value}" for name, value in row.options.items() if value not in (None, ()))
+        suffixes = " ".join(row.suffixes) or "package.module:function"
+        table.add_row(row.name, suffixes, *cells, row.runs_in or "–", options)
+    return Group(table, *(Text(f"missing: {command}") for command in missing))
 
 
 def doctor(found: Diagnosis) -> RenderableType:

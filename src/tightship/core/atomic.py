@@ -16,7 +16,7 @@ from pathlib import Path
 
 from tightship.errors import OutputError
 
-__all__ = ["check_writable", "replace_folder", "sweep", "write_bytes", "write_text", "writing"]
+__all__ = ["check_writable", "folder_beside", "replace_folder", "sweep", "write_bytes", "write_text", "writing"]
 
 _REPLACED = "replaced"
 _TEMPORARY = re.compile(r"^\.tmp-(\d+)-")
@@ -35,6 +35,18 @@ def writing(path: Path) -> Iterator[Path]:
         _flush(temporary)
         temporary.replace(path)
         _sync(path.parent)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
+    finally:
+        shutil.rmtree(holder, ignore_errors=True)
+
+
+@contextmanager
+def folder_beside(path: Path) -> Iterator[Path]:
+    """Give an empty folder on the disk of `path`, to stage files in that are then renamed; it is removed at the end."""
+    holder = _temporary_beside(path)
+    try:
+        yield holder
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}; nothing was left behind") from error
     finally:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
 
 from tightship.core.artifact import Artifact
@@ -13,7 +15,7 @@ from tightship.formats.onnx import Onnx
 from tightship.formats.pytorch import PyTorch
 from tightship.formats.torch_export import TorchExport
 
-__all__ = ["FORMATS", "Format", "format_of_output", "read", "recognise", "write"]
+__all__ = ["FORMATS", "Format", "format_of_output", "read", "read_shaped", "recognise", "write"]
 
 FORMATS: Table[Format] = Table("format", {entry.name: entry for entry in (Onnx(), TorchExport(), PyTorch())})
 
@@ -33,6 +35,18 @@ def recognise(source: str, weights: Path | None = None) -> Artifact:
 def read(artifact: Artifact) -> Model:
     """Read an artifact into the form that is native to its format."""
     return FORMATS[artifact.format].read(artifact)
+
+
+def read_shaped(artifact: Artifact, shapes: Mapping[str, Sequence[int]]) -> tuple[Model, Mapping[str, Sequence[int]]]:
+    """Read an artifact whose inputs are to have these shapes, and return what is left to be fixed in the model.
+
+    A format that does not hold shapes (its row has a field `input_shapes`) takes them for reading.
+    """
+    entry = FORMATS[artifact.format]
+    if any(field.name == "input_shapes" for field in fields(entry)):
+        named = tuple((name, tuple(shape)) for name, shape in shapes.items())
+        return replace(entry, input_shapes=named).read(artifact), {}  # type: ignore[call-arg]
+    return entry.read(artifact), shapes
 
 
 def write(model: Model, path: Path) -> Artifact:

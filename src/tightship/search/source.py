@@ -10,10 +10,9 @@ from tightship.core.artifact import Artifact
 from tightship.core.model import Model
 from tightship.core.session import Session
 from tightship.core.target import Target
+from tightship.formats import FORMATS
 
 __all__ = ["Source"]
-
-ENGINE_OF_FORM = {"graph": "onnxruntime", "module": "torch"}
 
 
 @dataclass(frozen=True)
@@ -27,12 +26,12 @@ class Source:
 
     @classmethod
     def of(cls, artifact: Artifact, model: Model, threads: int = 0) -> Source:
-        """Take the engine that is native to the form: ONNX Runtime for graphs, PyTorch for modules."""
-        return cls(artifact, model, artifact.digest(), Target(ENGINE_OF_FORM[model.form], threads=threads))
+        """Take the engine that is native to the format."""
+        return cls(artifact, model, artifact.digest(), Target(FORMATS[artifact.format].engine, threads=threads))
 
     @property
     def loadable(self) -> Path | Model:
-        """What its engine opens: the file of a graph, the model itself where it is a module."""
+        """What its engine opens: the file where it was read into a graph, else the model itself."""
         return self.artifact.path if self.model.form == "graph" else self.model
 
     def open(self) -> Session:

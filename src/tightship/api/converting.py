@@ -1,0 +1,283 @@
+"""`convert`: from one format to another, each conversion proven by running both files."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from tightship import bridges, engines, formats
+from tightship.api import loading
+from tightship.core import atomic, extras
+from tightship.core.artifact import Artifact, file_digest
+from tightship.core.dataset import Dataset
+from tightship.core.evidence import Evidence, Verdict
+from tightship.core.measurement import Agreement
+from tightship.core.model import Form, Model
+from tightship.core.progress import SILENT, Progress
+from tightship.core.target import Target
+from tightship.errors import EngineError, MissingExtra, ParityError, UnsupportedError, UsageError
+from tightship.formats import Format
+from tightship.measure import parity
+from tightship.measure.machine import machine
+from tightship.search import Source
+
+__all__ = ["FormatRow", "convert", "list_formats"]
+
+N_ITEMS = 16
+
+TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "int8": 0.5}
+"""rtol by the precision that is written: one rounding of float16 is 2^-11, one of 8 bits 2^-8, and a network adds up
+those of all its operators. What is quantized further is judged by `optimize`, on the metric that matters."""
+
+
+@dataclass(frozen=True)
+class FormatRow:
+    """One row of the matrix: what can be done with a format on this machine, and what would be needed for more.
+
+    `read` and `write` are `yes`, `no` (not built), or the command that installs what is missing.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: str
+    write: str
+    runs_in: str
+    options: Mapping[str, Any]
+    about: str
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A conversion as it lies in the staging folder, proven or not."""
+
+    model: Model
+    artifact: Artifact
+    verdict: Verdict
+    reason: str
+    agreement: Agreement | None
+
+
+def list_formats() -> tuple[FormatRow, ...]:
+    """Return the matrix of formats as it is on this machine."""
+    return tuple(_row(entry) for entry in formats.FORMATS.values())
+
+
+def convert(
+    source: str | Path,
+    output: str | Path,
+    data: str | Dataset | None = None,
+    weights: Path | None = None,
+    rtol: float | None = None,
+    atol: float = 1e-5,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+    options: Mapping[str, Any] | None = None,
+    force: bool = False,
+    progress: Progress = SILENT,
+) -> Evidence:
+    """Convert `source` to the format that the suffix of `output` names, run both on the same inputs, and write the
+    verdict beside it.
+
+    `options` are fields of the output's format (`opset`, `precision`). `rtol` is relative to how an output varies
+    over items; by default 1e-3, more where the output is written at a lower precision. Where there are several ways
+    to the format, the next is tried when one fails or its result differs.
+    Raises `ParityError` where the result differs and `force` is not given (nothing is written then), and
+    `UnsupportedError`, `UnsupportedOperators` or `MissingExtra` where there is no way.
+    """
+    started, place = time.perf_counter(), Path(output)
+    entry = _chosen(formats.format_of_output(place), options or {})
+    _require(entry.writes_with, f"writing {entry.name}")
+    read = loading.read(str(source), weights, input_shapes)
+    _refuse_same_place(read, place)
+    dataset, notes = loading.data_for(data, _generating(read.model, progress), N_ITEMS, seed=0)
+    tolerance = TOLERANCES.get(getattr(entry, "precision", "float32"), 1e-3) if rtol is None else rtol
+    atomic.check_writable(place, frozenset("*") if place.is_dir() else None)
+    attempts: list[str] = []
+    with _staging(place) as stage:
+        made = _first_proven(entry, read, stage, dataset, (tolerance, atol), attempts, progress)
+        if made.verdict == "differs" and not force:
+            raise ParityError(
+                f"{place}: not written, since it does not compute what {source} does: {made.reason}; "
+                f"see where it begins with: tightship check --locate, or write it all the same with --force"
+            )
+        files = {str(path.relative_to(stage)): file_digest(path) for path in _files(stage)}
+        size = sum(path.stat().st_size for path in _files(stage))
+        _deliver(stage, place)
+    evidence = Evidence(
+        source=read.artifact.entry or str(read.artifact.path),
+        source_format=read.artifact.format,
+        source_digest=read.digest,
+        source_engine=str(read.target),
+        output=str(place),
+        output_format=entry.name,
+        output_engine=entry.engine,
+        steps=made.model.history,
+        verdict=made.verdict,
+        reason=made.reason,
+        rtol=tolerance,
+        data=dataset.name,
+        machine=machine(),
+        seconds=round(time.perf_counter() - started, 3),
+        size_bytes=size,
+        files=files,
+        agreement=made.agreement,
+        attempts=tuple(attempts),
+        notes=notes,
+    )
+    evidence.write(place)
+    return evidence
+
+
+def _chosen(entry: Format, options: Mapping[str, Any]) -> Format:
+    known = {field.name for field in fields(entry)}
+    unknown = sorted(set(options) - known)
+    if unknown:
+        has = f"it has {', '.join(sorted(known))}" if known else "it has none"
+        raise UsageError(f"format {entry.name} has no option {', '.join(unknown)}; {has}")
+    return replace(entry, **options)
+
+
+def _require(modules: Sequence[str], purpose: str) -> None:
+    for module in modules:
+        extras.require(module, purpose)
+
+
+def _refuse_same_place(source: Source, place: Path) -> None:
+    taken = {path.resolve() for path in source.artifact.files} | {source.artifact.path.resolve()}
+    if place.resolve() in taken:
+        raise UsageError(f"the output {place} would replace the source; choose another place")
+
+
+def _generating(model: Model, progress: Progress) -> Model:
+    """The model to make up inputs for: the graph knows what is an index and what an image."""
+    return bridges.route(model, "graph", progress) if model.form == "keras" else model
+
+
+def _first_proven(
+    entry: Format,
+    source: Source,
+    stage: Path,
+    dataset: Dataset,
+    tolerance: tuple[float, float],
+    attempts: list[str],
+    progress: Progress,
+) -> _Made:
+    """Try each way to the format; return the first result that agrees, else the last that was made.
+
+    `attempts` is told of every way that was not taken.
+    """
+    ways = bridges.ways(source.model.form, entry.writes_from)
+    if not ways:
+        raise UnsupportedError(f"no bridge leads from a {source.model.form} to what {entry.name} is written from")
+    made, failure = None, None
+    for way in ways:
+        try:
+            found = _make(entry, way, source, stage, dataset, tolerance, progress)
+        except (UnsupportedError, MissingExtra) as error:
+            attempts.append(f"by way of {' and '.join(way)}: {error}")
+            failure = failure or error
+            continue
+        made = found
+        if found.verdict != "differs":
+            return found
+        attempts.append(f"by way of {' and '.join(way)}: {found.reason}")
+    if made is None:
+        assert failure is not None
+        raise failure
+    return made
+
+
+def _make(
+    entry: Format,
+    way: Sequence[Form],
+    source: Source,
+    stage: Path,
+    dataset: Dataset,
+    tolerance: tuple[float, float],
+    progress: Progress,
+) -> _Made:
+    model = source.model
+    for form in way[1:]:
+        model = bridges.route(model, form, progress)
+    _empty(stage)
+    with progress.step(f"writing {entry.name}"):
+        artifact = entry.write(model, stage / stage.name)
+    return _Made(model, artifact, *_prove(entry, source, artifact, dataset, tolerance, progress))
+
+
+def _prove(
+    entry: Format,
+    source: Source,
+    artifact: Artifact,
+    dataset: Dataset,
+    tolerance: tuple[float, float],
+    progress: Progress,
+) -> tuple[Verdict, str, Agreement | None]:
+    if not entry.engine:
+        return "not checked", f"no engine on this system runs {entry.name} files", None
+    engine = engines.ENGINES[entry.engine]
+    if not engine.available:
+        command = extras.install_command(engine.module)
+        return "not checked", f"{entry.name} files are run by {engine.name}, which is not installed: {command}", None
+    rtol, atol = tolerance
+    try:
+        session = engines.open_session(artifact.path, Target(entry.engine))
+    except EngineError as error:
+        return "differs", f"{entry.engine} cannot open what was written: {error}", None
+    with source.open() as reference, session:
+        found = parity.compare(reference, session, dataset, rtol=rtol, atol=atol, progress=progress)
+    if not found.agrees:
+        return "differs", found.cause or f"output {found.output!r} is off by {found.max_abs:.3g}", found
+    if not found.max_abs:
+        return "equal", f"every output is the same to the last bit on {found.n_items} items", found
+    told = f"off by {found.max_abs:.2g} at most, {found.error:.2g} of the tolerance ({found.n_items} items)"
+    return "within tolerance", told, found
+
+
+@contextmanager
+def _staging(place: Path) -> Iterator[Path]:
+    """A folder beside the output; what is in it is renamed into place when all is done, and nothing if it is not."""
+    with atomic.folder_beside(place) as folder:
+        stage = folder / place.name
+        stage.mkdir()
+        yield stage
+
+
+def _deliver(stage: Path, place: Path) -> None:
+    for made in sorted(stage.iterdir(), key=lambda path: path.name == place.name):  # the file itself comes last
+        target = place.with_name(made.name)
+        if target.is_dir():
+            shutil.rmtree(target)
+        made.replace(target)
+
+
+def _empty(folder: Path) -> None:
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _row(entry: Format) -> FormatRow:
+    return FormatRow(
+        entry.name,
+        entry.suffixes,
+        _can(entry.reads_into is not None, entry.reads_with),
+        _can(bool(entry.writes_from), entry.writes_with),
+        entry.engine,
+        {field.name: getattr(entry, field.name) for field in fields(entry)},
+        (type(entry).__doc__ or "").strip().partition("\n")[0],
+    )
+
+
+def _can(built: bool, modules: Sequence[str]) -> str:
+    if not built:
+        return "no"
+    missing = [module for module in modules if not extras.available(module)]
+    return extras.install_command(missing[0]) if missing else "yes"
