@@ -93,7 +93,7 @@ def convert(
     _require(entry.writes_with, f"writing {entry.name}")
     read = loading.read(str(source), weights, input_shapes)
     _refuse_same_place(read, place)
-    dataset, notes = loading.data_for(data, _generating(read.model, progress), N_ITEMS, seed=0)
+    dataset, notes = loading.data_for(data, loading.drawable(read.model, progress), N_ITEMS, seed=0)
     tolerance = TOLERANCES.get(getattr(entry, "precision", "float32"), 1e-3) if rtol is None else rtol
     atomic.check_writable(place, frozenset("*") if place.is_dir() else None)
     attempts: list[str] = []
@@ -150,11 +150,6 @@ def _refuse_same_place(source: Source, place: Path) -> None:
     taken = {path.resolve() for path in source.artifact.files} | {source.artifact.path.resolve()}
     if place.resolve() in taken:
         raise UsageError(f"the output {place} would replace the source; choose another place")
-
-
-def _generating(model: Model, progress: Progress) -> Model:
-    """The model to make up inputs for: the graph knows what is an index and what an image."""
-    return bridges.route(model, "graph", progress) if model.form == "keras" else model
 
 
 def _first_proven(

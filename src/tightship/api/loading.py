@@ -24,7 +24,7 @@ from tightship.measure import parity
 from tightship.measure.generate import generate
 from tightship.search import Source
 
-__all__ = ["Split", "data_for", "default_metric", "graph_of", "read", "split_data", "store_at"]
+__all__ = ["Split", "data_for", "default_metric", "drawable", "graph_of", "read", "split_data", "store_at"]
 
 N_CALIBRATION = 100
 N_GENERATED_CALIBRATION = 32
@@ -45,6 +45,11 @@ def read(source: str, weights: Path | None = None, shapes: Mapping[str, Sequence
     """Read a model file, or call the function that builds it; `shapes` fixes those of inputs."""
     artifact = formats.recognise(source, weights)
     return Source.of(artifact, fix_input_shapes(*formats.read_shaped(artifact, shapes or {})))
+
+
+def drawable(model: Model, progress: Progress) -> Model:
+    """Return a form of the model that inputs can be made up for: its graph knows what is an index and what an image."""
+    return bridges.route(model, "graph", progress) if model.form == "keras" else model
 
 
 def store_at(work: Path | None, resume: bool) -> Store:

@@ -105,6 +105,10 @@ def verdict(found: Verdict) -> RenderableType:
         lines.append(Text(agreement.cause))
     if found.difference is not None:
         lines.append(Text(f"first operator that differs: {found.difference}"))
+    if found.not_located:
+        lines.append(Text(f"which operator differs is not known: {found.not_located}"))
+    if found.reproduction is not None:
+        lines.append(Text(f"by itself: python {found.reproduction / 'reproduce.py'}"))
     return Group(*lines)
 
 

@@ -25,15 +25,20 @@ _CLOSE = 1e-4
 def likely_cause(ours: onnx_ir.Node, theirs: onnx_ir.Node, reference: np.ndarray, candidate: np.ndarray) -> str:
     """Compare an operator of the first model with its counterpart and their results; say what explains the difference.
 
-    Looked for, in this order: another type of operator, overflow, other attributes, other weights, other layout. An
-    empty string where none of them is found.
+    Looked for, in this order: another type of operator, overflow, training mode, other attributes, another meaning in
+    another opset, other weights, other layout, other preprocessing, another type of number. An empty string where none
+    of them is found.
     """
     checks: tuple[Callable[[], str], ...] = (
         lambda: _other_type(ours, theirs),
         lambda: _overflow(reference, candidate),
+        lambda: _training_mode(ours, theirs),
         lambda: _other_attributes(ours, theirs),
+        lambda: _other_meaning(ours, theirs),
         lambda: _other_weights(ours, theirs),
         lambda: _other_layout(reference, candidate),
+        lambda: _other_preprocessing(reference, candidate),
+        lambda: _other_numbers(reference, candidate),
     )
     return next((found for check in checks if (found := check())), "")
 
@@ -42,6 +47,50 @@ def _other_type(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
     if (ours.op_type, ours.domain) == (theirs.op_type, theirs.domain):
         return ""
     return f"it is a {theirs.op_type}, expected {ours.op_type} ({operator_name(ours)})"
+
+
+def _training_mode(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
+    if _trains(ours) == _trains(theirs):
+        return ""
+    return f"it is in {'training' if _trains(theirs) else 'inference'} mode, where {_TRAINING_EFFECT}"
+
+
+_TRAINING_EFFECT = "BatchNormalization takes the statistics of the batch and Dropout drops"
+
+
+def _trains(node: onnx_ir.Node) -> bool:
+    if node.op_type == "BatchNormalization":
+        return bool(_attributes(node).get("training_mode", 0))
+    if node.op_type == "Dropout" and len(node.inputs) > 2:
+        return any(bool(array.any()) for _, array in _weights(node) if array.dtype == bool)
+    return False
+
+
+def _other_meaning(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
+    """Where each stands in an opset that defines the operator anew, as Softmax's axis before and after 13."""
+    expected, found = _since(ours), _since(theirs)
+    if expected == found or not expected or not found:
+        return ""
+    return (
+        f"it is {theirs.op_type} as opset {_opset(theirs)} defines it (version {found}), expected that of opset "
+        f"{_opset(ours)} (version {expected})"
+    )
+
+
+def _since(node: onnx_ir.Node) -> int:
+    import onnx
+
+    try:
+        return int(onnx.defs.get_schema(node.op_type, _opset(node), node.domain).since_version)
+    except onnx.defs.SchemaError:
+        return 0
+
+
+def _opset(node: onnx_ir.Node) -> int:
+    import onnx
+
+    stated = node.version or (node.graph.opset_imports.get(node.domain) if node.graph is not None else None)
+    return stated or int(onnx.defs.onnx_opset_version())
 
 
 def _other_attributes(ours: onnx_ir.Node, theirs: onnx_ir.Node) -> str:
@@ -68,9 +117,8 @@ def _attributes(node: onnx_ir.Node) -> dict[str, Any]:
 def _defaults(node: onnx_ir.Node) -> dict[str, Any]:
     import onnx
 
-    version = node.version or (node.graph.opset_imports.get(node.domain) if node.graph is not None else None)
     try:
-        schema = onnx.defs.get_schema(node.op_type, version or onnx.defs.onnx_opset_version(), node.domain)
+        schema = onnx.defs.get_schema(node.op_type, _opset(node), node.domain)
     except onnx.defs.SchemaError:
         return {}
     values = {name: entry.default_value for name, entry in schema.attributes.items()}
@@ -137,6 +185,33 @@ def _overflow(reference: np.ndarray, candidate: np.ndarray) -> str:
 def _other_layout(reference: np.ndarray, candidate: np.ndarray) -> str:
     order = _permutation(reference, candidate)
     return f"the result is the expected one with axes in the order {list(order)}" if order else ""
+
+
+def _other_preprocessing(reference: np.ndarray, candidate: np.ndarray) -> str:
+    """Whether the result is the expected one scaled and shifted, as a missing or doubled normalization makes it."""
+    if not is_float(reference) or not is_float(candidate) or reference.shape != candidate.shape or reference.size < 8:
+        return ""
+    expected, found = _wide(reference).ravel(), _wide(candidate).ravel()
+    if np.ptp(expected) == 0 or np.ptp(found) == 0:
+        return ""
+    scale, shift = np.polyfit(expected, found, 1)
+    left = np.abs(found - (scale * expected + shift)).max()
+    if left > _CLOSE * np.ptp(found) or (abs(scale - 1) < _CLOSE and abs(shift) < _CLOSE * np.ptp(expected)):
+        return ""
+    return f"the result is the expected one times {scale:.4g} plus {shift:.4g}: a normalization is missing or doubled"
+
+
+def _other_numbers(reference: np.ndarray, candidate: np.ndarray) -> str:
+    """Whether the difference is what rounding to a shorter type makes."""
+    if not is_float(reference) or not is_float(candidate) or reference.shape != candidate.shape:
+        return ""
+    if reference.dtype != candidate.dtype:
+        return f"it computes in {candidate.dtype}, expected {reference.dtype}"
+    if reference.dtype == np.float32 and candidate.size:
+        for name, bits in (("float16", 13), ("bfloat16", 16)):
+            if not (np.ascontiguousarray(candidate).view(np.uint32) & ((1 << bits) - 1)).any() and candidate.any():
+                return f"its result is rounded to {name}"
+    return ""
 
 
 def _permutation(expected: np.ndarray, found: np.ndarray) -> tuple[int, ...] | None:

@@ -23,7 +23,7 @@ from tightship.measure.tally import Judgement, Tally
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["Difference", "first_difference"]
+__all__ = ["Difference", "exposing", "first_difference"]
 
 _MAX_ITEMS = 8
 _CHUNK_ELEMENTS = 2**24
@@ -137,13 +137,13 @@ def _runs(
     dataset: Dataset,
     max_items: int,
 ) -> Iterator[PairedRun]:
-    ours, theirs = _exposing(first, list(exposed.values())), _exposing(second, list(exposed))
+    ours, theirs = exposing(first, list(exposed.values())), exposing(second, list(exposed))
     with open_session(ours, first_target) as reference, open_session(theirs, second_target) as candidate:
         yield from paired_runs(reference, candidate, dataset, max_items)
 
 
-def _exposing(model: Model, values: Sequence[onnx_ir.Value]) -> Model:
-    """The model with these values as its only outputs."""
+def exposing(model: Model, values: Sequence[onnx_ir.Value]) -> Model:
+    """Return the model with these values as its only outputs."""
     clone = model.graph.clone()
     by_name = {value.name: value for node in clone.graph for value in node.outputs}
     clone.graph.outputs.clear()

@@ -11,7 +11,7 @@ from tightship.measure.parity import pair
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["is_constant", "match_values"]
+__all__ = ["is_constant", "match_values", "paired_inputs"]
 
 _NO_TENSORS = ("Sequence", "Optional", "SplitToSequence", "ConcatFromSequence")
 
@@ -23,7 +23,7 @@ def match_values(first: Model, second: Model) -> dict[onnx_ir.Value, onnx_ir.Val
     operator of the same type makes, else with what the first operator not yet taken of the same type makes from the
     same counterparts.
     """
-    matched = _paired_inputs(first, second)
+    matched = paired_inputs(first, second)
     outputs = pair(
         [value.name for value in second.graph.graph.outputs], [value.name for value in first.graph.graph.outputs]
     )
@@ -50,7 +50,8 @@ def is_constant(node: onnx_ir.Node) -> bool:
     return node.op_type in ("Constant", "ConstantOfShape") or all(_is_weight(value) for value in node.inputs)
 
 
-def _paired_inputs(first: Model, second: Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
+def paired_inputs(first: Model, second: Model) -> dict[onnx_ir.Value, onnx_ir.Value]:
+    """Return for the inputs of the second graph those of the first: by name, those left over by position."""
     ours = {value.name: value for value in first.graph.graph.inputs}
     theirs = {value.name: value for value in second.graph.graph.inputs}
     names = pair([spec.name for spec in second.inputs], [spec.name for spec in first.inputs])

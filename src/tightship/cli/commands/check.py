@@ -23,6 +23,8 @@ __all__ = ["command"]
 @click.option(
     "--atol", default=1e-5, show_default=True, help="Variation below this, in the output's units, counts as this much."
 )
+@click.option("--locate", type=click.Path(path_type=Path), metavar="DIR", help="Write the first difference by itself.")
+@click.option("--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix the shape of an input.")
 @output.json_option
 def command(
     first: str,
@@ -32,20 +34,27 @@ def command(
     weights_second: Path | None,
     rtol: float,
     atol: float,
+    locate: Path | None,
+    shapes: tuple[str, ...],
     as_json: bool,
 ) -> int:
     """Run FIRST and SECOND on the same inputs and say whether they compute the same; if not, which operator differs.
 
-    Ends with 7 where they differ.
+    Ends with 7 where they differ. --locate writes a folder with the operator alone as each model has it, its inputs,
+    both outputs, and a script of a few lines that shows the difference.
 
     \b
     tightship check model.onnx out/model.onnx
     tightship check nets:resnet model.onnx --weights resnet.safetensors --data some.npz
+    tightship check model.onnx converted.onnx --locate difference
     """
     from tightship import api
     from tightship.cli import show
+    from tightship.core.shapes import parse_shapes
 
     with progress_bars(quiet=as_json) as progress:
-        verdict = api.check(first, second, data, (weights, weights_second), rtol, atol, progress)
+        verdict = api.check(
+            first, second, data, (weights, weights_second), rtol, atol, locate, parse_shapes(shapes), progress
+        )
     output.answer(verdict, as_json, lambda: show.verdict(verdict))
     return 0 if verdict.agreement.agrees else ParityError.exit_code
