@@ -5,6 +5,9 @@ Weights of a graph may lie in external data files; `onnx_ir` maps those into mem
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from tightship.core.model import Model, Step
@@ -21,6 +24,7 @@ __all__ = [
     "graph_specs",
     "initializer_bytes",
     "operator_name",
+    "quiet_libraries",
     "to_bytes",
     "value_spec",
 ]
@@ -90,6 +94,20 @@ def initializer_bytes(graph: onnx_ir.Model) -> int:
         for value in subgraph.initializers.values()
         if value.const_value is not None
     )
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep what onnx_ir and onnxscript log away from the user; what matters of it is told by notes and errors."""
+    logs = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
 def _has_external(graph: onnx_ir.Model) -> bool:

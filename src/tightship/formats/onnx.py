@@ -16,6 +16,7 @@ from tightship.core import graph
 from tightship.core.artifact import Artifact, file_digest
 from tightship.core.atomic import writing
 from tightship.core.model import Form, Model
+from tightship.core.opset import at_opset
 from tightship.errors import ArtifactNotFound, InvalidModel, TightshipError, UsageError
 from tightship.formats.format import Format
 from tightship.formats.onnx_structure import check_structure, run_checker
@@ -47,13 +48,15 @@ _OTHER_FILES = {
 
 @dataclass(frozen=True)
 class Onnx(Format):
-    """Read into a graph; written from a graph."""
+    """Read into a graph; written from a graph, at the opset it has or another."""
 
     name: ClassVar[str] = "onnx"
     suffixes: ClassVar[tuple[str, ...]] = (".onnx",)
     reads_into: ClassVar[Form | None] = "graph"
     writes_from: ClassVar[tuple[Form, ...]] = ("graph",)
     engine: ClassVar[str] = "onnxruntime"
+
+    opset: int | None = None
 
     def artifact(self, source: str, weights: Path | None = None) -> Artifact:
         """Describe the file and its external data files, without loading a weight.
@@ -94,7 +97,9 @@ class Onnx(Format):
 
         The data file is named by its content: a graph that is already there keeps its own until the new graph takes
         its place in one rename, so that a reader finds the old pair or the new one.
+        Raises `UnsupportedError` where the graph cannot be brought to `opset`.
         """
+        model = model if self.opset is None else at_opset(model, self.opset)
         data = None
         if graph.initializer_bytes(model.graph) <= graph.MAX_PROTOBUF_BYTES:
             with writing(path) as temporary:

@@ -6,9 +6,7 @@ The copy shares nothing with the source but the weights' bytes, which are never 
 from __future__ import annotations
 
 import copy
-import logging
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,7 +28,6 @@ __all__ = [
     "editable",
     "known_constant",
     "name_everything",
-    "quiet_libraries",
     "refuse_nan",
     "replace",
     "unknown_exclusions",
@@ -170,20 +167,6 @@ def unknown_exclusions(exclude: Iterable[str], operators: Sequence[Operator]) ->
         for name in exclude
         if name not in known
     )
-
-
-@contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keep what onnx_ir and onnxscript log away from the user; what matters of it is told by notes and errors."""
-    logs = [logging.getLogger(name) for name in ("onnx_ir", "onnxscript")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
 
 
 def _own_tensor(node: onnx_ir.Node | None) -> None:

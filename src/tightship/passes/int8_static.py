@@ -9,14 +9,14 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from tightship.core.dataset import Dataset
-from tightship.core.graph import operator_name
+from tightship.core.graph import operator_name, quiet_libraries
 from tightship.core.model import Model
 from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Statistics
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import UnsupportedError, UsageError
 from tightship.passes.biases import merge_biases
 from tightship.passes.calibration import Method, observe_ranges
-from tightship.passes.editing import editable, name_everything, quiet_libraries, refuse_nan, unknown_exclusions
+from tightship.passes.editing import editable, name_everything, refuse_nan, unknown_exclusions
 from tightship.passes.placement import place, quantizable
 from tightship.passes.qdq import Grid, write_qdq
 from tightship.passes.quantize import IntegerType

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from tightship.core.dataset import Dataset
-from tightship.core.graph import graph_specs
+from tightship.core.graph import graph_specs, quiet_libraries
 from tightship.core.model import Form, Model
 from tightship.core.passes import DataNeed, Pass, PassResult
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import InvalidModel
-from tightship.passes.editing import deep_copy, editable, name_everything, quiet_libraries, refuse_nan
+from tightship.passes.editing import deep_copy, editable, name_everything, refuse_nan
 from tightship.passes.folding import fold_constants
 from tightship.passes.upgrade import upgraded
 

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tightship.core.graph import from_ir
+from tightship.core.opset import upgrade
 from tightship.core.session import Arrays
 from tightship.core.specs import TensorSpec
 from tightship.core.target import Target
 from tightship.engines import open_session
 from tightship.errors import EngineError, InvalidModel
-from tightship.passes.editing import deep_copy, quiet_libraries
+from tightship.passes.editing import deep_copy
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -24,8 +25,6 @@ _OLDEST_OPSET = 13
 
 _NEW_OPSET = 17
 _NEW_IR_VERSION = 8
-
-_OPSET_OF_RESIZE_GRIDS = 11
 
 _TOLERANCE = 1e-6
 """Relative to the largest output: a converted operator is the same arithmetic in the same order."""
@@ -41,37 +40,16 @@ def upgraded(graph: onnx_ir.Model) -> tuple[onnx_ir.Model, tuple[str, ...]]:
     if opset >= _OLDEST_OPSET:
         return graph, ()
     converted = deep_copy(graph)
-    reason = _convert(converted, opset) or _difference(graph, converted)
+    reason = _convert(converted) or _difference(graph, converted)
     if reason:
         return graph, (f"the model stays at opset {opset}: {reason}",)
     return converted, ()
 
 
-def _convert(graph: onnx_ir.Model, opset: int) -> str:
-    """Convert from `opset` in place; return why that was not possible, or an empty string."""
-    from onnxscript.version_converter import ConvertVersionPass
-
-    try:
-        with quiet_libraries():
-            ConvertVersionPass(_NEW_OPSET, fallback=True)(graph)
-    except Exception as error:  # the converter raises many types, some of them from C++
-        return f"conversion failed ({str(error).partition(chr(10))[0]})"
-    if graph.opset_imports.get("") != _NEW_OPSET:
-        return f"an operator has no conversion to opset {_NEW_OPSET}"
-    if opset < _OPSET_OF_RESIZE_GRIDS:
-        for node in (node for subgraph in graph.graphs() for node in subgraph):
-            _pin_resize(node)
+def _convert(graph: onnx_ir.Model) -> str:
+    reason = upgrade(graph, _NEW_OPSET)
     graph.ir_version = max(graph.ir_version, _NEW_IR_VERSION)
-    return ""
-
-
-def _pin_resize(node: onnx_ir.Node) -> None:
-    """Write down what Resize and Upsample meant before opset 11, which the converter leaves to later defaults."""
-    import onnx_ir
-
-    if node.op_type == "Resize" and node.domain == "":
-        for key, meant in (("coordinate_transformation_mode", "asymmetric"), ("nearest_mode", "floor")):
-            node.attributes[key] = onnx_ir.AttrString(key, meant)
+    return reason
 
 
 def _difference(before: onnx_ir.Model, after: onnx_ir.Model) -> str:
