@@ -1,4 +1,4 @@
-"""Write `docs/reference.md` from the tables themselves: commands, passes, exit codes.
+"""Write `docs/reference.md`, and the table of formats in `docs/convert.md`, from the tables themselves.
 
 python docs/generate.py            write it
 python docs/generate.py --check    say whether it is as the tables are
@@ -15,9 +15,13 @@ import click
 
 from tightship import errors
 from tightship.cli.main import cli
+from tightship.core import extras
+from tightship.formats import FORMATS, Format
 from tightship.passes import PASSES
 
 PAGE = Path(__file__).parent / "reference.md"
+CONVERT = Path(__file__).parent / "convert.md"
+MARKS = ("<!-- formats -->\n", "<!-- /formats -->")
 WIDTH = 100
 
 
@@ -67,11 +71,36 @@ def _help(command: click.Command, context: click.Context) -> Iterator[str]:
     yield "```"
 
 
+def convert_page() -> str:
+    """The page on conversion with its table as the rows of `FORMATS` have it."""
+    before, _, rest = CONVERT.read_text(encoding="utf-8").partition(MARKS[0])
+    _, _, after = rest.partition(MARKS[1])
+    return "".join((before, MARKS[0], *(f"{line}\n" for line in _formats()), MARKS[1], after))
+
+
+def _formats() -> Iterator[str]:
+    yield "| format | suffixes | read | written from | options | proven in | needs |"
+    yield "|---|---|---|---|---|---|---|"
+    for name, entry in FORMATS.items():
+        suffixes = " ".join(f"`{suffix}`" for suffix in entry.suffixes) or "`package.module:function`"
+        options = ", ".join(f"`{field.name}`" for field in fields(entry) if field.name != "input_shapes") or "-"
+        read = "yes" if entry.reads_into else "-"
+        written = " or ".join(entry.writes_from) or "-"
+        yield f"| {name} | {suffixes} | {read} | {written} | {options} | {entry.engine or '-'} | {_needs(entry)} |"
+
+
+def _needs(entry: Format) -> str:
+    modules = (*entry.reads_with, *entry.writes_with)
+    return ", ".join(dict.fromkeys(f"`[{extras.EXTRA_OF_MODULE[module]}]`" for module in modules)) or "-"
+
+
 def main() -> int:
-    """Write the page, or check it."""
+    """Write the pages, or check them."""
+    pages = {PAGE: page(), CONVERT: convert_page()}
     if "--check" in sys.argv:
-        return 0 if PAGE.read_text(encoding="utf-8") == page() else 1
-    PAGE.write_text(page(), encoding="utf-8")
+        return 0 if all(path.read_text(encoding="utf-8") == text for path, text in pages.items()) else 1
+    for path, text in pages.items():
+        path.write_text(text, encoding="utf-8")
     return 0
 
 

@@ -144,11 +144,12 @@ def test_an_input_larger_than_memory_is_refused() -> None:
     [
         "g (int64[n, 3] i) => (float[n, 3, 4] y) { y = Gather(w, i) }",
         "g (int32[n, 3] i) => (float[n, 3, 4] y) { j = Cast<to=7>(i)  y = Gather(w, j) }",
+        "g (float[n, 3] i) => (float[n, 3, 4] y) { j = Cast<to=7>(i)  y = Gather(w, j) }",
         "g (int64[n, 3] i) => (float[k, 4] y) { f = Reshape(i, s)  y = Gather(w, f) }",
         "g (int64[n, 3] i) => (float[n, 3, 7] y) { y = OneHot(i, d, v) }",
         "g (int64[n, 7] i) => (float[n, 7] y) { t = Transpose(w)  u = Slice(t, a, b) y = GatherElements<axis=1>(u,i) }",
     ],
-    ids=["direct", "cast", "reshape", "one-hot", "elements-of-a-computed-table"],
+    ids=["direct", "cast", "from-float", "reshape", "one-hot", "elements-of-a-computed-table"],
 )
 def test_indices_reach_every_row_of_their_table_and_no_more(body: str) -> None:
     source = model(

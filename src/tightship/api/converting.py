@@ -17,10 +17,10 @@ from tightship.core.artifact import Artifact, file_digest
 from tightship.core.dataset import Dataset
 from tightship.core.evidence import Evidence, Verdict
 from tightship.core.measurement import Agreement
-from tightship.core.model import Form, Model
+from tightship.core.model import Form, Model, Step
 from tightship.core.progress import SILENT, Progress
 from tightship.core.target import Target
-from tightship.errors import EngineError, MissingExtra, ParityError, UnsupportedError, UsageError
+from tightship.errors import EngineError, InvalidModel, MissingExtra, ParityError, UnsupportedError, UsageError
 from tightship.formats import Format
 from tightship.measure import parity
 from tightship.measure.machine import machine
@@ -115,7 +115,7 @@ def convert(
         output=str(place),
         output_format=entry.name,
         output_engine=entry.engine,
-        steps=made.model.history,
+        steps=(*made.model.history, _written(entry)),
         verdict=made.verdict,
         reason=made.reason,
         rtol=tolerance,
@@ -139,6 +139,11 @@ def _chosen(entry: Format, options: Mapping[str, Any]) -> Format:
         has = f"it has {', '.join(sorted(known))}" if known else "it has none"
         raise UsageError(f"format {entry.name} has no option {', '.join(unknown)}; {has}")
     return replace(entry, **options)
+
+
+def _written(entry: Format) -> Step:
+    chosen = {field.name: getattr(entry, field.name) for field in fields(entry)}
+    return Step(f"write-{entry.name}", {name: value for name, value in chosen.items() if value not in (None, ())})
 
 
 def _require(modules: Sequence[str], purpose: str) -> None:
@@ -165,7 +170,7 @@ def _first_proven(
 
     `attempts` is told of every way that was not taken.
     """
-    ways = bridges.ways(source.model.form, entry.writes_from)
+    ways = bridges.ways(source.model.form, entry.writes_from, entry.through)
     if not ways:
         raise UnsupportedError(f"no bridge leads from a {source.model.form} to what {entry.name} is written from")
     made, failure = None, None
@@ -220,8 +225,8 @@ def _prove(
         return "not checked", f"{entry.name} files are run by {engine.name}, which is not installed: {command}", None
     rtol, atol = tolerance
     try:
-        session = engines.open_session(artifact.path, Target(entry.engine))
-    except EngineError as error:
+        session = engines.open_session(entry.loadable(artifact), Target(entry.engine))
+    except (EngineError, InvalidModel) as error:
         return "differs", f"{entry.engine} cannot open what was written: {error}", None
     with source.open() as reference, session:
         found = parity.compare(reference, session, dataset, rtol=rtol, atol=atol, progress=progress)

@@ -17,7 +17,7 @@ from tightship.search.workshop import Workshop
 
 __all__ = ["Place", "deliver", "place"]
 
-OURS = frozenset({"model.onnx", "model.onnx.*.data", "model.pt2", "plan.json", "recipe.toml", "report.html"})
+OURS = frozenset({"model.*", "plan.json", "recipe.toml", "report.html"})
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def deliver(where: Place, plan: Plan, chosen: Trial, workshop: Workshop, with_mo
     recipe = Recipe(chosen.proposal.recipe.passes, chosen.proposal.target).to_toml()
     if where.is_file:
         return _deliver_file(where, plan, recipe, chosen, workshop, with_model)
-    name = _model_name(chosen)
+    name = _model_name(chosen, workshop)
     plan = replace(plan, output=str(where.path / name) if with_model else None)
     with atomic.replace_folder(where.path, OURS) as folder:
         if with_model:
@@ -80,13 +80,23 @@ def _documents(plan: Plan, recipe: str) -> dict[str, str]:
     return {"plan.json": plan.to_json(), "recipe.toml": recipe, "report.html": report.render(plan)}
 
 
-def _model_name(chosen: Trial) -> str:
-    return "model.pt2" if chosen.proposal.target.engine == "torch" else "model.onnx"
+def _model_name(chosen: Trial, workshop: Workshop) -> str:
+    """What is delivered is a graph, or the source as it was where that is chosen and runs elsewhere."""
+    if chosen.built is not None:
+        return "model.onnx"
+    artifact = workshop.source.artifact
+    return "model.pt2" if artifact.entry else f"model{artifact.path.suffix}"
 
 
 def _write_model(chosen: Trial, workshop: Workshop, path: Path) -> None:
-    if chosen.proposal.target.engine == "torch" and path.suffix == ".pt2":
-        formats.write(workshop.source.model, path)
+    source = workshop.source
+    if chosen.built is None and path.suffix != ".onnx":
+        if source.artifact.entry:
+            formats.write(source.model, path)
+        elif source.artifact.path.is_dir():
+            shutil.copytree(source.artifact.path, path)
+        else:
+            shutil.copyfile(source.artifact.path, path)
         return
     file = chosen.built.path if chosen.built is not None else workshop.graph
     artifact = formats.recognise(str(file))

@@ -9,17 +9,21 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
+from tightship.bridges.onnx_to_torch import to_module
 from tightship.bridges.torch_to_onnx import to_graph
 from tightship.core.model import Form, Model
 from tightship.core.progress import SILENT, Progress
-from tightship.errors import UnsupportedError
+from tightship.errors import TightshipError, UnsupportedError
 
 __all__ = ["BRIDGES", "Bridge", "chain", "route", "ways"]
 
 Bridge = Callable[[Model, Progress], Model]
 """Converts a model of one form into another form; it stays as it was."""
 
-BRIDGES: Mapping[tuple[Form, Form], Bridge] = {("module", "graph"): to_graph}
+BRIDGES: Mapping[tuple[Form, Form], Bridge] = {
+    ("module", "graph"): to_graph,
+    ("graph", "module"): to_module,
+}
 
 
 def route(model: Model, form: Form, progress: Progress = SILENT) -> Model:
@@ -28,7 +32,14 @@ def route(model: Model, form: Form, progress: Progress = SILENT) -> Model:
     Raises `UnsupportedError` where no chain of bridges leads there, and what the bridges raise.
     """
     for bridge in chain(model.form, form, BRIDGES):
-        model = bridge(model, progress)
+        try:
+            model = bridge(model, progress)
+        except (TightshipError, MemoryError):
+            raise
+        except Exception as error:  # torch, TensorFlow and ONNX raise what they like on models that they do not know
+            raise UnsupportedError(
+                f"converting the {model.form} failed inside a library, with {type(error).__name__}: {error}"
+            ) from error
     return model
 
 
@@ -41,10 +52,18 @@ def chain(start: Form, end: Form, bridges: Mapping[tuple[Form, Form], Bridge]) -
     return tuple(bridges[pair] for pair in pairwise(forms))
 
 
-def ways(start: Form, ends: Sequence[Form]) -> tuple[tuple[Form, ...], ...]:
-    """Return the forms that a model goes through to each of `ends` that can be reached, the fewest bridges first."""
-    shortest = _shortest(start, BRIDGES)
-    return tuple(sorted((shortest[end] for end in ends if end in shortest), key=len))
+def ways(start: Form, ends: Sequence[Form], through: Form | None = None) -> tuple[tuple[Form, ...], ...]:
+    """Return the forms that a model goes through to each of `ends` that can be reached, the fewest bridges first.
+
+    Every way leads through the form `through`, where one is named.
+    """
+    first = _shortest(start, BRIDGES)
+    if through is None or through == start:
+        found = [first[end] for end in ends if end in first]
+    else:
+        second = _shortest(through, BRIDGES)
+        found = [(*first[through][:-1], *second[end]) for end in ends if through in first and end in second]
+    return tuple(sorted(found, key=len))
 
 
 def _shortest(start: Form, bridges: Mapping[tuple[Form, Form], Bridge]) -> dict[Form, tuple[Form, ...]]:

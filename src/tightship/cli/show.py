@@ -115,7 +115,7 @@ def verdict(found: Verdict) -> RenderableType:
 def evidence(found: Evidence) -> RenderableType:
     """The verdict of a conversion, how it was reached, and where the files are."""
     style = {"differs": "bold red", "not checked": "bold yellow"}.get(found.verdict, "bold green")
-    route = " -> ".join((found.source_format, *(step.name for step in found.steps), found.output_format))
+    route = " -> ".join((found.source_format, *(str(step) for step in found.steps)))
     lines = [
         Text(f"{found.verdict}: {found.reason}", style=style),
         Text(f"{route}, {words.bytes_text(found.size_bytes)}, {found.seconds:.1f} s"),

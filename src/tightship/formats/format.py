@@ -20,7 +20,8 @@ class Format(ABC):
 
     `writes_from` begins with the form whose writer is the best kept. `engine` is the one that runs such a file, so that
     what is written is proven in the engine that it is for; empty where none runs it here. `reads_with` and
-    `writes_with` are the optional modules that each needs. What can be chosen in writing are the fields of the row's
+    `writes_with` are the optional modules that each needs. `through` is a form that a model must have had on its way to
+    the file. What can be chosen in writing are the fields of the row's
     dataclass.
     """
 
@@ -29,6 +30,7 @@ class Format(ABC):
     reads_into: ClassVar[Form | None]
     writes_from: ClassVar[tuple[Form, ...]]
     engine: ClassVar[str]
+    through: ClassVar[Form | None] = None
     reads_with: ClassVar[tuple[str, ...]] = ()
     writes_with: ClassVar[tuple[str, ...]] = ()
 
@@ -53,6 +55,10 @@ class Format(ABC):
     @abstractmethod
     def read(self, artifact: Artifact) -> Model:
         """Read into the form `reads_into`. Raises `InvalidModel` on truncated, corrupt or hostile files."""
+
+    def loadable(self, artifact: Artifact) -> Path | Model:
+        """Return what `engine` opens to run the artifact; by default its file."""
+        return artifact.path
 
     @abstractmethod
     def write(self, model: Model, path: Path) -> Artifact:

@@ -79,7 +79,7 @@ def values_of_input(value: onnx_ir.Value, spec: TensorSpec, shapes: Mapping[str,
     if spec.dtype == "str":
         return Values("words")
     kind = np.dtype(spec.dtype).kind if spec.dtype != "bfloat16" else "f"
-    if kind in "iu":
+    if kind in "iuf":  # Keras' Embedding takes its indices as floats
         window = _index_window(value, shapes)
         if window is not None:
             return Values("integers", *window)
