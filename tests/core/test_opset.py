@@ -17,7 +17,8 @@ X = np.random.default_rng(0).standard_normal((2, 3, 4)).astype(np.float32)
 
 
 def net(body: str, opset: int = 20, constants: str = "") -> Model:
-    text = f'<ir_version: 9, opset_import: ["" : {opset}]> net (float[2, 3, 4] x) => (float[a, b, c] y) {constants} {{{body}}}'
+    signature = f"net (float[2, 3, 4] x) => (float[a, b, c] y) {constants}"
+    text = f'<ir_version: 9, opset_import: ["" : {opset}]> {signature} {{{body}}}'
     return graph.from_bytes(onnx.parser.parse_model(text).SerializeToString())
 
 

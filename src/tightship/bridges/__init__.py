@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
 
+from tightship.bridges.keras_to_onnx import to_graph as keras_to_graph
+from tightship.bridges.onnx_to_keras import to_keras
 from tightship.bridges.onnx_to_torch import to_module
 from tightship.bridges.torch_to_onnx import to_graph
 from tightship.core.model import Form, Model
@@ -23,6 +25,8 @@ Bridge = Callable[[Model, Progress], Model]
 BRIDGES: Mapping[tuple[Form, Form], Bridge] = {
     ("module", "graph"): to_graph,
     ("graph", "module"): to_module,
+    ("graph", "keras"): to_keras,
+    ("keras", "graph"): keras_to_graph,
 }
 
 
