@@ -44,10 +44,26 @@ def module_model() -> Model:
     return from_torch(Net().eval(), (torch.ones(1, 8, 64), torch.ones(1, 8, 64)))
 
 
-MODELS: dict[Form, Callable[[], Model]] = {"graph": graph_model, "module": module_model}
+def keras_model(total: str = "Add") -> Model:
+    from tightship.core.keras_model import from_keras
+    from tightship.core.tensorflow_runtime import require_keras
+
+    require_keras("the tests")
+    import keras
+
+    inputs = [keras.Input((8, 64), name=name) for name in ("a", "b")]
+    outputs = [getattr(keras.layers, total)(name="total")(inputs), keras.layers.Multiply(name="product")(inputs)]
+    return from_keras(keras.Model(inputs, outputs))
 
 
-@pytest.fixture(params=ENGINES.values(), ids=lambda engine: engine.name)
+MODELS: dict[Form, Callable[[], Model]] = {"graph": graph_model, "module": module_model, "keras": keras_model}
+
+
+WITH_MODELS = [engine for engine in ENGINES.values() if engine.form]
+"""Those that open files only keep the same rules in tests of their own, which import these."""
+
+
+@pytest.fixture(params=WITH_MODELS, ids=lambda engine: engine.name)
 def engine(request: pytest.FixtureRequest) -> Engine:
     if not request.param.available:
         pytest.skip(f"{request.param.name} is not installed")
@@ -104,6 +120,8 @@ def test_the_order_of_the_arrays_given_does_not_matter(engine: Engine) -> None:
 
         text = GRAPH.replace("Add (a, b)", "Sub (a, b)")
         model = graph.from_bytes(onnx.parser.parse_model(text).SerializeToString())
+    elif engine.form == "keras":
+        model = keras_model("Subtract")
     else:
         import torch
 
@@ -250,6 +268,14 @@ if ENGINES[name].form == "graph":
     text = '''<ir_version: 9, opset_import: ["" : 17]>
         net (float[1, 8, 64, 64] x, float[8, 8, 3, 3] w) => (float[1, 8, 62, 62] y) { y = Conv (x, w) }'''
     model = graph.from_bytes(onnx.parser.parse_model(text).SerializeToString())
+elif ENGINES[name].form == "keras":
+    from tightship.core.keras_model import from_keras
+    from tightship.core.tensorflow_runtime import require_keras
+
+    require_keras("the tests")
+    import keras
+
+    model = from_keras(keras.Sequential([keras.Input((64, 64, 8)), keras.layers.Conv2D(8, 3)]))
 else:
     import torch
 

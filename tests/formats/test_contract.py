@@ -29,6 +29,8 @@ def entry(request: pytest.FixtureRequest) -> Format:
 def file_format(request: pytest.FixtureRequest) -> Format:
     if request.param.reads_into == "module" and not extras.available("torch"):
         pytest.skip("PyTorch is not installed")
+    if "tensorflow" in request.param.reads_with and not extras.available("tensorflow"):
+        pytest.skip("TensorFlow is not installed")
     return request.param
 
 
@@ -73,9 +75,10 @@ def test_a_missing_file_is_not_found(file_format: Format, tmp_path: Path) -> Non
 def test_a_file_that_is_no_model_is_refused_by_its_path(file_format: Format, tmp_path: Path, content: bytes) -> None:
     path = tmp_path / f"model{file_format.suffixes[0]}"
     path.write_bytes(content)
-    with pytest.raises(TightshipError, match=path.name) as caught:
+    named = path.name if file_format.reads_into else path.stem  # of several files, another may be missing
+    with pytest.raises(TightshipError, match=named) as caught:
         formats.read(formats.recognise(str(path)))
-    assert caught.value.exit_code == 3
+    assert caught.value.exit_code == 3 or (file_format.reads_into is None and caught.value.exit_code == 5)
 
 
 def test_an_unknown_suffix_names_those_that_are_known(tmp_path: Path) -> None:

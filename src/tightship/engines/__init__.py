@@ -12,13 +12,22 @@ from tightship.core.session import Session
 from tightship.core.table import Table
 from tightship.core.target import Target
 from tightship.engines.engine import Engine
+from tightship.engines.executorch import ExecuTorchEngine
+from tightship.engines.litert import LiteRt
 from tightship.engines.onnxruntime import OnnxRuntime
 from tightship.engines.openvino import OpenVino
+from tightship.engines.tensorflow import TensorFlow
 from tightship.engines.torch import Torch
 
 __all__ = ["ENGINES", "Engine", "open_session"]
 
-ENGINES: Table[Engine] = Table("engine", {engine.name: engine for engine in (OnnxRuntime(), OpenVino(), Torch())})
+ENGINES: Table[Engine] = Table(
+    "engine",
+    {
+        engine.name: engine
+        for engine in (OnnxRuntime(), OpenVino(), Torch(), TensorFlow(), LiteRt(), ExecuTorchEngine())
+    },
+)
 
 
 def open_session(source: Model | Path | bytes, target: Target) -> Session:

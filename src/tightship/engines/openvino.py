@@ -1,4 +1,4 @@
-"""OpenVINO: ONNX models on Intel's and other processors, in float32 or bfloat16."""
+"""OpenVINO: ONNX models and OpenVINO IR on Intel's and other processors, in float32 or bfloat16."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["OpenVino"]
 
 
 class OpenVino(Engine):
-    """ONNX models on OpenVINO's CPU plug-in."""
+    """ONNX models, and IR files (`.xml` with `.bin` beside), on OpenVINO's CPU plug-in."""
 
     name: ClassVar[str] = "openvino"
     module: ClassVar[str] = "openvino"
@@ -48,14 +48,16 @@ class _OvSession:
         try:
             core = ov.Core()
             model = core.read_model(_loadable(source))
+            known = (*source.inputs, *source.outputs) if isinstance(source, Model) else ()
+            # Compiling merges values, and a port then carries the names of all of them.
+            names = [_name(port, known) for port in (*model.inputs, *model.outputs)]
             compiled = core.compile_model(model, "CPU", _options(target))
         except EngineError:
             raise
         except Exception as error:  # OpenVINO raises RuntimeError and its own types
             raise EngineError(f"OpenVINO cannot open the model: {_reason(error)}") from error
-        known = (*source.inputs, *source.outputs) if isinstance(source, Model) else ()
-        self.inputs = tuple(_spec(port, known) for port in compiled.inputs)
-        self.outputs = tuple(_spec(port, known) for port in compiled.outputs)
+        specs = tuple(map(_spec, (*compiled.inputs, *compiled.outputs), names))
+        self.inputs, self.outputs = specs[: len(compiled.inputs)], specs[len(compiled.inputs) :]
         self._request: Any = compiled.create_infer_request()
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
@@ -97,11 +99,11 @@ def _options(target: Target) -> dict[str, Any]:
     }
 
 
-def _spec(port: Any, known: tuple[TensorSpec, ...]) -> TensorSpec:
+def _spec(port: Any, name: str) -> TensorSpec:
     kind = port.get_element_type()
     dtype = "str" if kind.to_string() == "string" else str(kind.to_dtype())
     shape = tuple("?" if dim.is_dynamic else dim.get_length() for dim in port.get_partial_shape())
-    return TensorSpec(_name(port, known), dtype, shape)
+    return TensorSpec(name, dtype, shape)
 
 
 def _name(port: Any, known: tuple[TensorSpec, ...]) -> str:

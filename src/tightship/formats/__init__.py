@@ -10,14 +10,41 @@ from tightship.core.artifact import Artifact
 from tightship.core.model import Model
 from tightship.core.table import Table
 from tightship.errors import UnknownFormat
+from tightship.formats.coreml import CoreMl
+from tightship.formats.executorch import ExecuTorch
 from tightship.formats.format import Format
+from tightship.formats.keras import Keras, KerasH5
 from tightship.formats.onnx import Onnx
+from tightship.formats.openvino_ir import OpenVinoIr
 from tightship.formats.pytorch import PyTorch
+from tightship.formats.saved_model import SavedModel
+from tightship.formats.tflite import TfLite
 from tightship.formats.torch_export import TorchExport
+from tightship.formats.torch_source import TorchSource
+from tightship.formats.torchscript import TorchScript
 
 __all__ = ["FORMATS", "Format", "format_of_output", "read", "read_shaped", "recognise", "write"]
 
-FORMATS: Table[Format] = Table("format", {entry.name: entry for entry in (Onnx(), TorchExport(), PyTorch())})
+FORMATS: Table[Format] = Table(
+    "format",
+    {
+        entry.name: entry
+        for entry in (
+            Onnx(),
+            TorchExport(),
+            TorchScript(),
+            TorchSource(),
+            PyTorch(),
+            Keras(),
+            KerasH5(),
+            SavedModel(),
+            TfLite(),
+            OpenVinoIr(),
+            CoreMl(),
+            ExecuTorch(),
+        )
+    },
+)
 
 
 def recognise(source: str, weights: Path | None = None) -> Artifact:
