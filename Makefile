@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow check bench docs clean
+.PHONY: help demo test test-slow check bench zoo docs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -42,6 +42,9 @@ check: $(VENV)/.dev  ## lint, formatting, types
 
 bench: $(VENV)/.bench  ## run every benchmark; results lie in benchmarks/results
 	$(BIN)/python -m benchmarks
+
+zoo: $(VENV)/.dev  ## convert every model of the zoo to every format; writes docs/zoo.md (hours)
+	$(BIN)/python -m benchmarks.zoo
 
 docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py

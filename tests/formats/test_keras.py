@@ -123,7 +123,7 @@ def test_a_file_of_weights_alone_says_what_to_do(tmp_path: Path, net: Model) -> 
         file.attrs["layer_names"] = [b"lstm", b"dense"]
         for layer in ("lstm", "dense"):
             file.create_group(layer)
-    with pytest.raises(InvalidModel, match=r"weights without a network \(of the layers dense, lstm\).*load_weights"):
+    with pytest.raises(InvalidModel, match=r"weights without a network \(of the layers dense, lstm\).*--weights"):
         read(tmp_path / "weights.h5")
 
 

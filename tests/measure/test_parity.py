@@ -20,6 +20,7 @@ from tightship.core.target import Target
 from tightship.engines import open_session
 from tightship.errors import DatasetMismatch
 from tightship.measure import parity
+from tightship.measure.tally import Tally
 
 THOUSAND = np.float32([1000])
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
@@ -324,3 +325,18 @@ def test_two_engines_agree_on_a_real_model(data_dir: object) -> None:
     dataset = Dataset.from_arrays("test", "0", {"x:0": normal(6, 49, 10, 1)})
     with open_session(path, Target()) as one, open_session(path, Target("openvino")) as other:
         assert parity.compare(one, other, dataset).agrees
+
+
+@pytest.mark.parametrize(("off", "agrees"), [(0, True), (4, True), (5, False)])
+def test_bytes_may_differ_by_the_steps_that_are_allowed(off: int, agrees: bool) -> None:
+    reference = np.array([[0, 250], [100, 7]], np.uint8)
+    tally = Tally(steps=4)
+    tally.add(reference, reference + np.uint8(off), 2)
+    assert (not tally.judge(1e-3, 1e-5).cause) == agrees
+
+
+def test_wider_integers_have_no_steps() -> None:
+    reference = np.array([[0, 250], [100, 7]], np.int32)
+    tally = Tally(steps=4)
+    tally.add(reference, reference + np.int32(1), 2)
+    assert tally.judge(1e-3, 1e-5).cause

@@ -41,10 +41,18 @@ class Split:
     notes: tuple[str, ...]
 
 
-def read(source: str, weights: Path | None = None, shapes: Mapping[str, Sequence[int]] | None = None) -> Source:
-    """Read a model file, or call the function that builds it; `shapes` fixes those of inputs."""
+def read(
+    source: str,
+    weights: Path | None = None,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    trusted: Sequence[str] = (),
+) -> Source:
+    """Read a model file, or call the function that builds it; `shapes` fixes those of inputs.
+
+    `trusted` names the classes that a pickle may import.
+    """
     artifact = formats.recognise(source, weights)
-    return Source.of(artifact, fix_input_shapes(*formats.read_shaped(artifact, shapes or {})))
+    return Source.of(artifact, fix_input_shapes(*formats.read_shaped(artifact, shapes or {}, trusted)))
 
 
 def drawable(model: Model, progress: Progress) -> Model:

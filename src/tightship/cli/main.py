@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -50,6 +51,7 @@ for entry in (*COMMANDS, *ABOUT):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")  # a command's answer is not for TensorFlow's greetings
     words = list(sys.argv[1:] if arguments is None else arguments)
     as_json = "--json" in words
     try:

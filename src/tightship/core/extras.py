@@ -8,7 +8,7 @@ from types import ModuleType
 
 from tightship.errors import MissingExtra
 
-__all__ = ["available", "install_command", "require"]
+__all__ = ["available", "check", "install_command", "require"]
 
 EXTRA_OF_MODULE = {
     "torch": "torch",
@@ -35,9 +35,14 @@ def available(module: str) -> bool:
     return importlib.util.find_spec(module) is not None
 
 
-def require(module: str, purpose: str) -> ModuleType:
-    """Import `module`, or raise `MissingExtra` that says what it was wanted for and how to install it."""
-    if not available(module.partition(".")[0]):
-        root = module.partition(".")[0]
+def check(module: str, purpose: str) -> None:
+    """Raise `MissingExtra` where `module` is not installed, with what it was wanted for and how to install it."""
+    root = module.partition(".")[0]
+    if not available(root):
         raise MissingExtra(f"{purpose} needs {root}, which is not installed; install it with: {install_command(root)}")
+
+
+def require(module: str, purpose: str) -> ModuleType:
+    """Import `module`. Raises `MissingExtra` as `check` does."""
+    check(module, purpose)
     return importlib.import_module(module)

@@ -20,7 +20,7 @@ from tightship.errors import InvalidModel, UnsupportedError
 if TYPE_CHECKING:
     import keras
 
-__all__ = ["H5_SUFFIXES", "KERAS_SUFFIXES", "read_h5", "read_keras", "write_keras"]
+__all__ = ["H5_SUFFIXES", "KERAS_SUFFIXES", "read_h5", "read_keras", "read_weights", "write_keras"]
 
 KERAS_SUFFIXES = (".keras",)
 H5_SUFFIXES = (".h5", ".hdf5")
@@ -69,6 +69,24 @@ def read_h5(path: Path) -> Model:
         copy = Path(folder, "model.h5")
         _copy_network(path, copy, config)
         return _wrapped(path, _load(path, copy))
+
+
+def read_weights(model: keras.Model, path: Path | None = None) -> Model:
+    """Wrap a Keras model that was built in Python, with the weights of an HDF5 file where one is given.
+
+    Raises `InvalidModel` where the file is damaged or its weights do not fit the layers.
+    """
+    if path is None:
+        return from_keras(model)
+    if path.suffix.lower() not in H5_SUFFIXES:
+        raise InvalidModel(f"{path}: expected weights of Keras in a file {', '.join(H5_SUFFIXES)}")
+    check_hdf5(path)
+    try:
+        with quiet_tensorflow():
+            model.load_weights(str(path))
+    except Exception as error:  # Keras raises what its layers raise
+        raise InvalidModel(f"{path}: its weights do not fit the model: {_reason(error)}") from error
+    return _wrapped(path, model)
 
 
 def write_keras(model: Model, path: Path, suffix: str) -> None:
@@ -179,8 +197,8 @@ def _no_network(path: Path, facts: dict[str, Any]) -> str:
     layers = facts["groups"]
     listed = ", ".join(layers[:6]) + (", ..." if len(layers) > 6 else "")
     return (
-        f"{path}: holds weights without a network (of the layers {listed or 'none'}); build the network in Python, "
-        f"fill it with model.load_weights({path.name!r}), and give tightship what model.save('model.keras') writes"
+        f"{path}: holds weights without a network (of the layers {listed or 'none'}); write a function that returns "
+        f"the keras.Model they belong to, and give both: package.module:function --weights {path.name}"
     )
 
 

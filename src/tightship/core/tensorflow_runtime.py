@@ -19,14 +19,15 @@ __all__ = ["environment", "quiet_tensorflow", "require_keras", "require_tensorfl
 def require_tensorflow(purpose: str) -> None:
     """Import TensorFlow, or raise `MissingExtra`.
 
-    Its C++ part logs errors only, unless the user said else, and each of its sessions gets threads of its own. Both are
-    decided once per process: where TensorFlow was in use before, the first session's threads serve all.
+    Its C++ part logs errors only, unless the user said else, and each of its sessions gets threads of its own. The
+    latter is decided once per process: where TensorFlow was in use before, the first session's threads serve all. The
+    former it looks up whenever it has something to say, so `TF_CPP_MIN_LOG_LEVEL` stays set.
     """
     if "tensorflow" in sys.modules:
         extras.require("tensorflow", purpose)
         return
-    level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "2")
-    with environment(TF_CPP_MIN_LOG_LEVEL=level, TF_OVERRIDE_GLOBAL_THREADPOOL="1"), quiet_tensorflow():
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with environment(TF_OVERRIDE_GLOBAL_THREADPOOL="1"), quiet_tensorflow():
         tensorflow = extras.require("tensorflow", purpose)
         tensorflow.compat.v1.Session(graph=tensorflow.Graph()).close()  # TensorFlow reads the second one here
 

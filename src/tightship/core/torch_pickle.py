@@ -17,7 +17,7 @@ from tightship.errors import InvalidModel, UnsupportedError
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["classes_to_trust", "read_pickled"]
+__all__ = ["classes_to_trust", "holds_module", "read_pickled"]
 
 _OWN = "torch.nn.modules."
 
@@ -36,6 +36,16 @@ def classes_to_trust(path: Path) -> tuple[str, ...]:
     return tuple(sorted(name for name in found if not _is_layer(name)))
 
 
+def holds_module(path: Path) -> bool:
+    """Whether a pickle imports anything but tensors and containers, as a module does and a state dict does not."""
+    import torch
+
+    try:
+        return bool(torch.serialization.get_unsafe_globals_in_checkpoint(str(path)))
+    except Exception:  # damaged: whoever reads it says so
+        return False
+
+
 def read_pickled(path: Path, trusted: Sequence[str]) -> torch.nn.Module:
     """Read a pickled module whose classes are all PyTorch's layers or in `trusted` (`package.module.Class`).
 
@@ -48,7 +58,7 @@ def read_pickled(path: Path, trusted: Sequence[str]) -> torch.nn.Module:
         flags = " ".join(f"--trust-pickle {name}" for name in missing)
         raise UnsupportedError(
             f"{path}: holds a pickled module, and reading it would run code of {', '.join(missing)}; if you trust both "
-            f"the file and that code, say so: {flags}; else save its state_dict and give the network as "
+            f"the file and that code, convert it with {flags}; else save its state_dict and give the network as "
             "package.module:function"
         )
     every = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))

@@ -64,13 +64,19 @@ def read(artifact: Artifact) -> Model:
     return FORMATS[artifact.format].read(artifact)
 
 
-def read_shaped(artifact: Artifact, shapes: Mapping[str, Sequence[int]]) -> tuple[Model, Mapping[str, Sequence[int]]]:
+def read_shaped(
+    artifact: Artifact, shapes: Mapping[str, Sequence[int]], trusted: Sequence[str] = ()
+) -> tuple[Model, Mapping[str, Sequence[int]]]:
     """Read an artifact whose inputs are to have these shapes, and return what is left to be fixed in the model.
 
-    A format that does not hold shapes (its row has a field `input_shapes`) takes them for reading.
+    A format that does not hold shapes (its row has a field `input_shapes`) takes them for reading, and one that may
+    hold a pickle (a field `trusted`) the names of classes that it may import.
     """
     entry = FORMATS[artifact.format]
-    if any(field.name == "input_shapes" for field in fields(entry)):
+    known = {field.name for field in fields(entry)}
+    if "trusted" in known:
+        entry = replace(entry, trusted=tuple(trusted))  # type: ignore[call-arg]
+    if "input_shapes" in known:
         named = tuple((name, tuple(shape)) for name, shape in shapes.items())
         return replace(entry, input_shapes=named).read(artifact), {}  # type: ignore[call-arg]
     return entry.read(artifact), shapes

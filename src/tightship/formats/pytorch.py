@@ -1,8 +1,9 @@
-"""A PyTorch model as a function: `package.module:function` returns the module and example inputs."""
+"""A model as a function: `package.module:function` returns a PyTorch module and example inputs, or a Keras model."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from tightship.core import extras
 from tightship.core.artifact import Artifact
 from tightship.core.calling import current_directory_importable, import_function, is_function_name, module_file
+from tightship.core.keras_files import H5_SUFFIXES, read_weights
 from tightship.core.model import Form, Model
 from tightship.core.torch_module import from_torch
 from tightship.errors import ArtifactNotFound, InvalidModel, UnsupportedError, nearest
@@ -25,7 +27,7 @@ __all__ = ["PyTorch"]
 
 @dataclass(frozen=True)
 class PyTorch(Format):
-    """Read from a function without arguments; weights come from a state dict beside it."""
+    """Read from a function without arguments; weights come from a state dict, or Keras' HDF5, beside it."""
 
     name: ClassVar[str] = "pytorch"
     suffixes: ClassVar[tuple[str, ...]] = ()
@@ -38,16 +40,18 @@ class PyTorch(Format):
         return is_function_name(source) and not Path(source).exists()
 
     def artifact(self, source: str, weights: Path | None = None) -> Artifact:
-        extras.require("torch", "reading a PyTorch model")
-        companions = () if weights is None else (check_weights(weights),)
+        companions = () if weights is None else (_check_weights(weights),)
         file = module_file(import_function(source, ArtifactNotFound, InvalidModel))
         if file is None:
             raise InvalidModel(f"{source}: expected a function that lies in a Python file, found one built in")
         return Artifact(file, self.name, companions, source)
 
     def read(self, artifact: Artifact) -> Model:
+        result = _called(artifact.entry)
+        if _is_keras(result):
+            return read_weights(result, *artifact.companions)
         extras.require("torch", "reading a PyTorch model")
-        module, examples = _built(artifact.entry)
+        module, examples = _checked(artifact.entry, result)
         for weights in artifact.companions:
             load_state(module, read_state(weights), weights)
         module = module.cpu().eval()
@@ -57,7 +61,20 @@ class PyTorch(Format):
         raise UnsupportedError(f"{path}: a {model.form} cannot be written as Python source; write a .pt2 file instead")
 
 
-def _built(entry: str) -> tuple[torch.nn.Module, Any]:
+def _check_weights(path: Path) -> Path:
+    if path.suffix.lower() in H5_SUFFIXES:
+        if not path.is_file():
+            raise ArtifactNotFound(f"{path}: no such weights file")
+        return path
+    return check_weights(path)
+
+
+def _is_keras(result: object) -> bool:
+    keras = sys.modules.get("keras")
+    return keras is not None and isinstance(result, keras.Model)
+
+
+def _called(entry: str) -> object:
     function = import_function(entry, ArtifactNotFound, InvalidModel)
     try:
         with current_directory_importable():  # the function may import more when it is called
@@ -66,7 +83,7 @@ def _built(entry: str) -> tuple[torch.nn.Module, Any]:
         raise InvalidModel(
             f"{entry}() raises {type(error).__name__}: {error}; it is called without arguments"
         ) from error
-    return _checked(entry, result)
+    return result
 
 
 def _checked(entry: str, result: object) -> tuple[torch.nn.Module, Any]:
@@ -77,7 +94,7 @@ def _checked(entry: str, result: object) -> tuple[torch.nn.Module, Any]:
     found = (
         f"({', '.join(type(item).__name__ for item in result)})" if isinstance(result, tuple) else type(result).__name__
     )
-    raise InvalidModel(f"{entry}() must return (torch.nn.Module, example inputs), found {found}")
+    raise InvalidModel(f"{entry}() must return (torch.nn.Module, example inputs) or a keras.Model, found {found}")
 
 
 def _ordered(entry: str, module: torch.nn.Module, examples: object) -> tuple[torch.Tensor, ...]:

@@ -6,6 +6,7 @@ operator that reads or writes files and none of another library, and in a child 
 
 from __future__ import annotations
 
+import inspect
 import re
 import zipfile
 import zlib
@@ -19,7 +20,9 @@ from tightship.core.artifact import Artifact
 from tightship.core.child import run_in_child
 from tightship.core.exported import quiet_torch
 from tightship.core.model import Form, Model
+from tightship.core.torch_files import check_zip
 from tightship.core.torch_module import by_position, from_torch, named_outputs
+from tightship.core.torch_pickle import holds_module, read_pickled
 from tightship.errors import (
     ArtifactNotFound,
     InvalidModel,
@@ -57,10 +60,12 @@ _PASSING = frozenset({"view", "reshape", "flatten", "to", "contiguous", "unsquee
 class TorchScript(Format):
     """Read into a module, traced or scripted, with the shapes of `input_shapes` (`--input-shape name=1,3,224,224`).
 
-    The file does not hold them; they may be left out where a linear layer takes the input as it is.
+    The file does not hold them; they may be left out where a linear layer takes the input as it is. A module that was
+    pickled whole is read where all its classes are PyTorch's layers or named in `trusted`.
     """
 
     input_shapes: tuple[tuple[str, tuple[int, ...]], ...] = ()
+    trusted: tuple[str, ...] = ()
 
     name: ClassVar[str] = "torchscript"
     suffixes: ClassVar[tuple[str, ...]] = (".pt", ".jit")
@@ -85,6 +90,8 @@ class TorchScript(Format):
         """
         extras.require("torch", "reading a TorchScript file")
         path = artifact.path
+        if _is_pickle(path):
+            return _pickled(path, self.trusted, dict(self.input_shapes))
         _check_file(path)
         function = f"{__name__}:{describe.__name__}"
         found = run_in_child(function, [path], purpose=f"reading {path}", timeout_s=_READING_S)
@@ -95,6 +102,28 @@ class TorchScript(Format):
         raise UnsupportedError(
             f"{path}: TorchScript is read, not written: PyTorch has given it up for torch.export; write a .pt2 file"
         )
+
+
+def _is_pickle(path: Path) -> bool:
+    """Whether a file holds a module that was pickled whole: neither a program nor weights alone."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            if any("/code/" in name for name in names) or not any(name.endswith("/data.pkl") for name in names):
+                return False
+        check_zip(path)
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
+    return holds_module(path)
+
+
+def _pickled(path: Path, trusted: Sequence[str], shapes: Mapping[str, tuple[int, ...]]) -> Model:
+    module = read_pickled(path, trusted)
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [entry.name for entry in parameters if entry.default is entry.empty]
+    found = [{"name": name, "type": "Tensor"} for name in names]
+    examples = _examples(path, found, shapes)
+    return from_torch(module, tuple(examples.values()))
 
 
 def describe(path: Path) -> list[dict[str, Any]]:

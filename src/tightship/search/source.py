@@ -15,6 +15,9 @@ from tightship.formats import FORMATS
 __all__ = ["Source"]
 
 
+ENGINE_OF_FORM = {"module": "torch", "keras": "tensorflow"}
+
+
 @dataclass(frozen=True)
 class Source:
     """An artifact, what was read from it, its digest and the target it runs on as it is (the baseline)."""
@@ -26,8 +29,9 @@ class Source:
 
     @classmethod
     def of(cls, artifact: Artifact, model: Model, threads: int = 0) -> Source:
-        """Take the engine that is native to the format."""
-        return cls(artifact, model, artifact.digest(), Target(FORMATS[artifact.format].engine, threads=threads))
+        """Take the engine that is native to the form, for a graph that of the format."""
+        engine = ENGINE_OF_FORM.get(model.form, FORMATS[artifact.format].engine)
+        return cls(artifact, model, artifact.digest(), Target(engine, threads=threads))
 
     @property
     def loadable(self) -> Path | Model:

@@ -24,6 +24,7 @@ __all__ = ["command"]
 @click.option("--opset", type=click.IntRange(min=7), help="ONNX: the opset to write.")
 @click.option("--precision", type=click.Choice(["float32", "float16", "int8"]), help="What weights are written in.")
 @click.option("--source", "as_source", is_flag=True, help="PyTorch: write Python source and safetensors, into OUT.py.")
+@click.option("--trust-pickle", "trusted", multiple=True, metavar="CLASS", help="A class that a pickle may import.")
 @click.option("--force", is_flag=True, help="Write the output even where it differs from its source.")
 @output.json_option
 def command(
@@ -37,6 +38,7 @@ def command(
     opset: int | None,
     precision: str | None,
     as_source: bool,
+    trusted: tuple[str, ...],
     force: bool,
     as_json: bool,
 ) -> int:
@@ -60,6 +62,8 @@ def command(
     options = {"opset": opset, "precision": precision}
     chosen = {name: value for name, value in options.items() if value is not None}
     with progress_bars(quiet=as_json) as progress:
-        evidence = api.convert(model, place, data, weights, rtol, atol, parse_shapes(shapes), chosen, force, progress)
+        evidence = api.convert(
+            model, place, data, weights, rtol, atol, parse_shapes(shapes), chosen, trusted, force, progress
+        )
     output.answer(evidence, as_json, lambda: show.evidence(evidence))
     return ParityError.exit_code if evidence.verdict == "differs" and not force else 0
