@@ -14,7 +14,7 @@ import onnx
 import pytest
 
 from tightship import formats
-from tightship.bridges import BRIDGES, chain, route
+from tightship.bridges import BRIDGES, chain, route, ways
 from tightship.bridges.torch_to_onnx import to_graph
 from tightship.core import extras, graph
 from tightship.core.model import Form, Model
@@ -298,7 +298,18 @@ def test_the_shortest_chain_is_taken() -> None:
 
 def test_where_no_chain_leads_the_bridges_are_named() -> None:
     with pytest.raises(UnsupportedError, match="no bridge leads from a graph to a keras; there are: module to graph"):
-        route(Model("graph", None, (), ()), "keras")
+        chain("graph", "keras", {("module", "graph"): to_graph})
+
+
+def test_ways_go_over_the_fewest_bridges_and_through_the_form_that_is_asked_for() -> None:
+    assert ways("module", ("module", "keras")) == (("module",), ("module", "graph", "keras"))
+    assert ways("module", ("module",), through="graph") == (("module", "graph", "module"),)
+    assert ways("graph", ("module",), through="graph") == (("graph", "module"),)
+
+
+def test_what_a_library_raises_is_told_as_our_own_error() -> None:
+    with pytest.raises(UnsupportedError, match="converting the graph failed inside a library, with AttributeError"):
+        route(Model("graph", None, (), ()), "module")
 
 
 def test_every_bridge_leads_from_one_form_to_another() -> None:

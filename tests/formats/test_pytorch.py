@@ -328,7 +328,10 @@ def test_a_module_that_cannot_be_imported_is_invalid(write: Write, body: str) ->
     [
         ("def net(): raise KeyError('boom')", "raises KeyError: 'boom'"),
         ("def net(size): pass", "it is called without arguments"),
-        ("def net(): return nn.Linear(3, 2)", r"must return \(torch.nn.Module, example inputs\), found Linear"),
+        (
+            "def net(): return nn.Linear(3, 2)",
+            r"must return \(torch\.nn\.Module, example inputs\) or a keras.Model, found Linear",
+        ),
         ("def net(): return nn.Linear(3, 2), 7", "tuple or a dict of tensors as example inputs, found int"),
         ("def net(): return nn.Linear(3, 2), ()", "tuple or a dict of tensors as example inputs, found tuple"),
         (
@@ -348,10 +351,16 @@ def test_a_module_is_not_written_as_source(write: Write, tmp_path: Path) -> None
         PyTorch().write(read(linear(write)), tmp_path / "net.py")
 
 
-def test_without_torch_the_command_that_installs_it_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(extras, "available", lambda module: module != "torch")
-    with pytest.raises(MissingExtra, match=r"pip install 'tightship\[torch\]'"):
-        formats.recognise("examples.resnet_cifar10:resnet20")
+@pytest.mark.parametrize(("framework", "extra"), [("torch", "torch"), ("keras", "tensorflow")])
+def test_without_a_framework_the_command_that_installs_it_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, framework: str, extra: str
+) -> None:
+    (tmp_path / f"needs_{framework}.py").write_text(f"import {framework}\ndef net(): ...\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, framework, None)
+    monkeypatch.setattr(extras, "available", lambda module: module != framework)
+    with pytest.raises(MissingExtra, match=rf"pip install 'tightship\[{extra}\]'"):
+        formats.recognise(f"needs_{framework}:net")
 
 
 @pytest.mark.parametrize(("name", "millions"), [("resnet20", 0.27), ("resnet56", 0.85)])

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from tightship.core import extras
 from tightship.errors import TightshipError, nearest
 
 __all__ = ["current_directory_importable", "import_function", "is_function_name", "module_file"]
@@ -28,7 +29,8 @@ def import_function(
 ) -> Callable[..., Any]:
     """Import `package.module:function`, looking in the current directory too, as uvicorn does.
 
-    Raises `error` where the module or the function is not there, and `broken` (None: `error`) where importing fails.
+    Raises `error` where the module or the function is not there, `broken` (None: `error`) where importing fails, and `MissingExtra`
+    where it fails for want of a framework that is an extra.
     """
     module_name, _, name = source.partition(":")
     broken = broken or error
@@ -36,6 +38,8 @@ def import_function(
         with current_directory_importable():
             module = importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
+        if (missing.name or "").partition(".")[0] in extras.EXTRA_OF_MODULE:
+            extras.check(missing.name or "", f"{source}: importing {module_name}")
         if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
             raise broken(f"{source}: importing {module_name} failed: {missing}; install what it needs") from missing
         hint = nearest(module_name, _modules_beside(module_name))

@@ -19,7 +19,7 @@ from tests.bridges.node_cases import cases
 from tightship.bridges.onnx_to_keras import to_keras
 from tightship.core import graph
 
-__all__ = ["run", "transposes"]
+__all__ = ["run", "run_as_given", "transposes"]
 
 _AXES_SECOND = (
     *("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2", "ReduceLogSum"),
@@ -62,7 +62,11 @@ def _structural() -> dict[str, frozenset[str]]:
 
 def run(model: onnx.ModelProto, inputs: list[Any]) -> Sequence[Any]:
     """Convert the model, run it, and return its outputs in the graph's order."""
-    model, feeds = _with_constants(model, inputs)
+    return run_as_given(*_with_constants(model, inputs))
+
+
+def run_as_given(model: onnx.ModelProto, feeds: list[Any]) -> Sequence[Any]:
+    """The same with every input left an input: what cannot be known when Keras builds its model then fails."""
     converted = to_keras(graph.from_bytes(model.SerializeToString()))
     outputs = converted.content([np.asarray(value) for value in feeds])
     return [np.asarray(outputs[info.name]) for info in model.graph.output]
