@@ -307,7 +307,11 @@ def test_ways_go_over_the_fewest_bridges_and_through_the_form_that_is_asked_for(
     assert ways("graph", ("module",), through="graph") == (("graph", "module"),)
 
 
-def test_what_a_library_raises_is_told_as_our_own_error() -> None:
+def test_what_a_library_raises_is_told_as_our_own_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(model: Model, progress: object) -> Model:
+        raise AttributeError("no attribute 'clone'")
+
+    monkeypatch.setitem(BRIDGES, ("graph", "module"), broken)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedError, match="converting the graph failed inside a library, with AttributeError"):
         route(Model("graph", None, (), ()), "module")
 

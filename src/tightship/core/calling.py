@@ -29,8 +29,8 @@ def import_function(
 ) -> Callable[..., Any]:
     """Import `package.module:function`, looking in the current directory too, as uvicorn does.
 
-    Raises `error` where the module or the function is not there, `broken` (None: `error`) where importing fails, and `MissingExtra`
-    where it fails for want of a framework that is an extra.
+    Raises `error` where the module or the function is not there, `broken` (None: `error`) where importing fails, and
+    `MissingExtra` where it fails for want of a framework that is an extra.
     """
     module_name, _, name = source.partition(":")
     broken = broken or error
