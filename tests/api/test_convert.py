@@ -17,9 +17,11 @@ from tightship import bridges, formats
 from tightship.core.artifact import Artifact
 from tightship.core.evidence import evidence_path
 from tightship.core.model import Model
+from tightship.core.session import Session
 from tightship.core.table import Table
-from tightship.errors import OutputError, ParityError, UnknownFormat, UnsupportedError, UsageError
+from tightship.errors import EngineError, OutputError, ParityError, UnknownFormat, UnsupportedError, UsageError
 from tightship.formats.onnx import Onnx
+from tightship.search import Source
 
 
 @pytest.fixture
@@ -135,6 +137,27 @@ def test_a_folder_that_cannot_be_written_is_told_before_the_work(model: Path, tm
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):
         ts.convert(model, tmp_path / "file" / "net.onnx")
+
+
+def test_a_folder_that_is_no_earlier_output_is_left_alone(model: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "mine.onnx"
+    folder.mkdir()
+    (folder / "diary.txt").write_text("dear diary")
+    with pytest.raises(OutputError, match="no conversion has written"):
+        ts.convert(model, folder)
+    assert (folder / "diary.txt").exists()
+
+
+def test_a_source_that_its_engine_refuses_is_converted_but_not_proven(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(source: Source) -> Session:
+        raise EngineError("the engine refuses")
+
+    monkeypatch.setattr(Source, "open", refuse)
+    evidence = ts.convert(model, tmp_path / "out.onnx")
+    assert (evidence.verdict, evidence.proven) == ("not checked", False)
+    assert evidence.reason == "onnxruntime cannot run the source: the engine refuses"
 
 
 def test_a_way_that_fails_leaves_room_for_the_next(

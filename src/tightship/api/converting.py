@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -15,12 +13,20 @@ from tightship.api import loading
 from tightship.core import atomic, extras
 from tightship.core.artifact import Artifact, file_digest
 from tightship.core.dataset import Dataset
-from tightship.core.evidence import Evidence, Verdict
+from tightship.core.evidence import Evidence, Verdict, evidence_path
 from tightship.core.measurement import Agreement
 from tightship.core.model import Form, Model, Step
 from tightship.core.progress import SILENT, Progress
 from tightship.core.target import Target
-from tightship.errors import EngineError, InvalidModel, MissingExtra, ParityError, UnsupportedError, UsageError
+from tightship.errors import (
+    EngineError,
+    InvalidModel,
+    MissingExtra,
+    OutputError,
+    ParityError,
+    UnsupportedError,
+    UsageError,
+)
 from tightship.formats import Format
 from tightship.measure import parity
 from tightship.measure.machine import machine
@@ -61,10 +67,10 @@ class FormatRow:
 
 @dataclass(frozen=True)
 class _Made:
-    """A conversion as it lies in the staging folder, proven or not."""
+    """A conversion as it lies in `folder`, proven or not."""
 
     model: Model
-    artifact: Artifact
+    folder: Path
     verdict: Verdict
     reason: str
     agreement: Agreement | None
@@ -108,18 +114,18 @@ def convert(
     tolerance = _rtol(entry, read.model) if rtol is None else rtol
     if _is_quantized(read.model):
         notes = (*notes, f"the source is quantized: outputs of 8 bits may differ by {QUANTIZED_STEPS} steps")
-    atomic.check_writable(place, frozenset("*") if place.is_dir() else None)
+    _check_place(place)
     attempts: list[str] = []
-    with _staging(place) as stage:
-        made = _first_proven(entry, ways, read, stage, dataset, (tolerance, atol), attempts, progress)
+    with atomic.folder_beside(place) as stage:
+        made = _first_proven(entry, ways, read, stage / place.name, dataset, (tolerance, atol), attempts, progress)
         if made.verdict == "differs" and not force:
             raise ParityError(
                 f"{place}: not written, since it does not compute what {source} does: {made.reason}; "
                 f"see where it begins with: tightship check --locate, or write it all the same with --force"
             )
-        files = {str(path.relative_to(stage)): file_digest(path) for path in _files(stage)}
-        size = sum(path.stat().st_size for path in _files(stage))
-        _deliver(stage, place)
+        files = {str(path.relative_to(made.folder)): file_digest(path) for path in _files(made.folder)}
+        size = sum(path.stat().st_size for path in _files(made.folder))
+        _deliver(made.folder, place)
     evidence = Evidence(
         source=read.artifact.entry or str(read.artifact.path),
         source_format=read.artifact.format,
@@ -202,12 +208,15 @@ def _first_proven(
 ) -> _Made:
     """Try each way to the format; return the first result that agrees, else the last that was made.
 
-    `attempts` is told of every way that was not taken.
+    `stage` is a path with the name of the output, in whose place a folder for each way is made. `attempts` is told of
+    every way that was not taken.
     """
     made, failure = None, None
-    for way in ways:
+    for number, way in enumerate(ways):
         try:
-            found = _make(entry, way, source, stage, dataset, tolerance, progress)
+            folder = stage.with_name(f"way-{number}")
+            folder.mkdir()
+            found = _make(entry, way, source, folder / stage.name, dataset, tolerance, progress)
         except (UnsupportedError, MissingExtra) as error:
             attempts.append(f"by way of {' and '.join(way)}: {error}")
             failure = failure or error
@@ -226,7 +235,7 @@ def _make(
     entry: Format,
     way: Sequence[Form],
     source: Source,
-    stage: Path,
+    path: Path,
     dataset: Dataset,
     tolerance: tuple[float, float],
     progress: Progress,
@@ -234,10 +243,9 @@ def _make(
     model = source.model
     for form in way[1:]:
         model = bridges.route(model, form, progress)
-    _empty(stage)
     with progress.step(f"writing {entry.name}"):
-        artifact = entry.write(model, stage / stage.name)
-    return _Made(model, artifact, *_prove(entry, source, artifact, dataset, tolerance, progress))
+        artifact = entry.write(model, path)
+    return _Made(model, path.parent, *_prove(entry, source, artifact, dataset, tolerance, progress))
 
 
 def _prove(
@@ -254,12 +262,16 @@ def _prove(
     if not engine.available:
         command = extras.install_command(engine.module)
         return "not checked", f"{entry.name} files are run by {engine.name}, which is not installed: {command}", None
-    rtol, atol = tolerance
+    try:
+        reference = source.open()
+    except EngineError as error:
+        return "not checked", f"{source.target.engine} cannot run the source: {error}", None
     try:
         session = engines.open_session(entry.loadable(artifact), Target(entry.engine))
     except (EngineError, InvalidModel) as error:
         return "differs", f"{entry.engine} cannot open what was written: {error}", None
-    with source.open() as reference, session:
+    rtol, atol = tolerance
+    with reference, session:
         steps = QUANTIZED_STEPS if _is_quantized(source.model) else 0
         found = parity.compare(reference, session, dataset, rtol=rtol, atol=atol, steps=steps, progress=progress)
     if not found.agrees:
@@ -270,26 +282,20 @@ def _prove(
     return "within tolerance", told, found
 
 
-@contextmanager
-def _staging(place: Path) -> Iterator[Path]:
-    """A folder beside the output; what is in it is renamed into place when all is done, and nothing if it is not."""
-    with atomic.folder_beside(place) as folder:
-        stage = folder / place.name
-        stage.mkdir()
-        yield stage
+def _check_place(place: Path) -> None:
+    """Raise `OutputError` where the output cannot be written, or a folder in its place is not an earlier output."""
+    if place.is_dir() and any(place.iterdir()) and not evidence_path(place).exists():
+        raise OutputError(f"{place} is a folder that no conversion has written; choose another place")
+    atomic.check_writable(place, frozenset("*") if place.is_dir() else None)
 
 
-def _deliver(stage: Path, place: Path) -> None:
-    for made in sorted(stage.iterdir(), key=lambda path: path.name == place.name):  # the file itself comes last
+def _deliver(folder: Path, place: Path) -> None:
+    """Rename what was made into its place, the output itself last; what it replaces is moved away first."""
+    for made in sorted(folder.iterdir(), key=lambda path: path.name == place.name):
         target = place.with_name(made.name)
         if target.is_dir():
-            shutil.rmtree(target)
+            target.rename(folder.with_name("replaced"))
         made.replace(target)
-
-
-def _empty(folder: Path) -> None:
-    for path in folder.iterdir():
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def _files(folder: Path) -> list[Path]:
