@@ -17,6 +17,7 @@ from tightship.core.evidence import Evidence, Verdict, evidence_path
 from tightship.core.measurement import Agreement
 from tightship.core.model import Form, Model, Step
 from tightship.core.progress import SILENT, Progress
+from tightship.core.session import Session
 from tightship.core.target import Target
 from tightship.errors import (
     EngineError,
@@ -66,6 +67,18 @@ class FormatRow:
 
 
 @dataclass(frozen=True)
+class _Proof:
+    """What a conversion is proven on, and how closely it has to agree (see `parity.compare`)."""
+
+    source: Source
+    data: Dataset
+    rtol: float
+    atol: float
+    steps: int
+    progress: Progress
+
+
+@dataclass(frozen=True)
 class _Made:
     """A conversion as it lies in `folder`, proven or not."""
 
@@ -111,44 +124,47 @@ def convert(
     _refuse_same_place(read, place)
     ways = _ways(entry, read)
     dataset, notes = loading.data_for(data, loading.drawable(read.model, progress), N_ITEMS, seed=0)
-    tolerance = _rtol(entry, read.model) if rtol is None else rtol
-    if _is_quantized(read.model):
-        notes = (*notes, f"the source is quantized: outputs of 8 bits may differ by {QUANTIZED_STEPS} steps")
+    steps = QUANTIZED_STEPS if _is_quantized(read.model) else 0
+    if steps:
+        notes = (*notes, f"the source is quantized: outputs of 8 bits may differ by {steps} steps")
+    proof = _Proof(read, dataset, _rtol(entry, read.model) if rtol is None else rtol, atol, steps, progress)
     _check_place(place)
-    attempts: list[str] = []
     with atomic.folder_beside(place) as stage:
-        made = _first_proven(entry, ways, read, stage / place.name, dataset, (tolerance, atol), attempts, progress)
+        made, attempts = _first_proven(entry, ways, stage / place.name, proof)
         if made.verdict == "differs" and not force:
             raise ParityError(
                 f"{place}: not written, since it does not compute what {source} does: {made.reason}; "
                 f"see where it begins with: tightship check --locate, or write it all the same with --force"
             )
-        files = {str(path.relative_to(made.folder)): file_digest(path) for path in _files(made.folder)}
-        size = sum(path.stat().st_size for path in _files(made.folder))
+        evidence = _evidence(entry, made, place, proof)
         _deliver(made.folder, place)
-    evidence = Evidence(
-        source=read.artifact.entry or str(read.artifact.path),
-        source_format=read.artifact.format,
-        source_digest=read.digest,
-        source_engine=str(read.target),
+    seconds = round(time.perf_counter() - started, 3)
+    evidence = replace(evidence, attempts=attempts, notes=notes, seconds=seconds)
+    evidence.write(place)
+    return evidence
+
+
+def _evidence(entry: Format, made: _Made, place: Path, proof: _Proof) -> Evidence:
+    source, files = proof.source, _files(made.folder)
+    return Evidence(
+        source=source.artifact.entry or str(source.artifact.path),
+        source_format=source.artifact.format,
+        source_digest=source.digest,
+        source_engine=str(source.target),
         output=str(place),
         output_format=entry.name,
         output_engine=entry.engine,
         steps=(*made.model.history, _written(entry)),
         verdict=made.verdict,
         reason=made.reason,
-        rtol=tolerance,
-        data=dataset.name,
+        rtol=proof.rtol,
+        data=proof.data.name,
         machine=machine(),
-        seconds=round(time.perf_counter() - started, 3),
-        size_bytes=size,
-        files=files,
+        seconds=0.0,
+        size_bytes=sum(path.stat().st_size for path in files),
+        files={str(path.relative_to(made.folder)): file_digest(path) for path in files},
         agreement=made.agreement,
-        attempts=tuple(attempts),
-        notes=notes,
     )
-    evidence.write(place)
-    return evidence
 
 
 def _chosen(entry: Format, options: Mapping[str, Any]) -> Format:
@@ -197,65 +213,43 @@ def _ways(entry: Format, source: Source) -> tuple[tuple[Form, ...], ...]:
 
 
 def _first_proven(
-    entry: Format,
-    ways: Sequence[Sequence[Form]],
-    source: Source,
-    stage: Path,
-    dataset: Dataset,
-    tolerance: tuple[float, float],
-    attempts: list[str],
-    progress: Progress,
-) -> _Made:
-    """Try each way to the format; return the first result that agrees, else the last that was made.
+    entry: Format, ways: Sequence[Sequence[Form]], stage: Path, proof: _Proof
+) -> tuple[_Made, tuple[str, ...]]:
+    """Try each way to the format; return the first result that agrees, else the last that was made, and why others
+    were not taken.
 
-    `stage` is a path with the name of the output, in whose place a folder for each way is made. `attempts` is told of
-    every way that was not taken.
+    `stage` is a path with the name of the output, in whose place a folder for each way is made.
     """
-    made, failure = None, None
+    made, failure, attempts = None, None, []
     for number, way in enumerate(ways):
+        folder = stage.with_name(f"way-{number}")
+        folder.mkdir()
         try:
-            folder = stage.with_name(f"way-{number}")
-            folder.mkdir()
-            found = _make(entry, way, source, folder / stage.name, dataset, tolerance, progress)
+            found = _make(entry, way, folder / stage.name, proof)
         except (UnsupportedError, MissingExtra) as error:
             attempts.append(f"by way of {' and '.join(way)}: {error}")
             failure = failure or error
             continue
         made = found
         if found.verdict != "differs":
-            return found
+            break
         attempts.append(f"by way of {' and '.join(way)}: {found.reason}")
     if made is None:
         assert failure is not None
         raise failure
-    return made
+    return made, tuple(attempts)
 
 
-def _make(
-    entry: Format,
-    way: Sequence[Form],
-    source: Source,
-    path: Path,
-    dataset: Dataset,
-    tolerance: tuple[float, float],
-    progress: Progress,
-) -> _Made:
-    model = source.model
+def _make(entry: Format, way: Sequence[Form], path: Path, proof: _Proof) -> _Made:
+    model = proof.source.model
     for form in way[1:]:
-        model = bridges.route(model, form, progress)
-    with progress.step(f"writing {entry.name}"):
+        model = bridges.route(model, form, proof.progress)
+    with proof.progress.step(f"writing {entry.name}"):
         artifact = entry.write(model, path)
-    return _Made(model, path.parent, *_prove(entry, source, artifact, dataset, tolerance, progress))
+    return _Made(model, path.parent, *_prove(entry, artifact, proof))
 
 
-def _prove(
-    entry: Format,
-    source: Source,
-    artifact: Artifact,
-    dataset: Dataset,
-    tolerance: tuple[float, float],
-    progress: Progress,
-) -> tuple[Verdict, str, Agreement | None]:
+def _prove(entry: Format, artifact: Artifact, proof: _Proof) -> tuple[Verdict, str, Agreement | None]:
     if not entry.engine:
         return "not checked", f"no engine on this system runs {entry.name} files", None
     engine = engines.ENGINES[entry.engine]
@@ -263,17 +257,31 @@ def _prove(
         command = extras.install_command(engine.module)
         return "not checked", f"{entry.name} files are run by {engine.name}, which is not installed: {command}", None
     try:
-        reference = source.open()
+        reference = proof.source.open()
     except EngineError as error:
-        return "not checked", f"{source.target.engine} cannot run the source: {error}", None
-    try:
-        session = engines.open_session(entry.loadable(artifact), Target(entry.engine))
-    except (EngineError, InvalidModel) as error:
-        return "differs", f"{entry.engine} cannot open what was written: {error}", None
-    rtol, atol = tolerance
-    with reference, session:
-        steps = QUANTIZED_STEPS if _is_quantized(source.model) else 0
-        found = parity.compare(reference, session, dataset, rtol=rtol, atol=atol, steps=steps, progress=progress)
+        return "not checked", f"{proof.source.target.engine} cannot run the source: {error}", None
+    with reference:
+        try:
+            session = engines.open_session(entry.loadable(artifact), Target(entry.engine))
+        except (EngineError, InvalidModel) as error:
+            return "differs", f"{entry.engine} cannot open what was written: {error}", None
+        with session:
+            return _told(_compared(reference, session, proof))
+
+
+def _compared(reference: Session, session: Session, proof: _Proof) -> Agreement:
+    return parity.compare(
+        reference,
+        session,
+        proof.data,
+        rtol=proof.rtol,
+        atol=proof.atol,
+        steps=proof.steps,
+        progress=proof.progress,
+    )
+
+
+def _told(found: Agreement) -> tuple[Verdict, str, Agreement]:
     if not found.agrees:
         return "differs", found.cause or f"output {found.output!r} is off by {found.max_abs:.3g}", found
     if not found.max_abs:
