@@ -114,6 +114,13 @@ def test_a_recurrent_module_is_taken_apart_only_where_it_must(tmp_path: Path) ->
     assert len(program.find_ops(op_type="linear")) >= 2
 
 
+def test_pooling_without_strides_moves_by_its_window(tmp_path: Path) -> None:
+    model = from_torch(nn.MaxPool2d(2).eval(), (torch.randn(1, 3, 8, 8),))
+    CoreMl().write(model, tmp_path / "pool.mlpackage")
+    (output,) = spec_of(tmp_path / "pool.mlpackage").description.output
+    assert list(output.type.multiArrayType.shape) == [1, 3, 4, 4]
+
+
 def test_operators_without_a_counterpart_are_listed_at_once_and_nothing_is_left(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedOperators, match=r"2 operators: aten\._linalg_svd\.default, aten\.special_bessel_j0"):
         formats.write(from_torch(Exotic().eval(), (torch.ones(1, 3, 3),)), tmp_path / "net.mlpackage")

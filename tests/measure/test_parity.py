@@ -340,3 +340,14 @@ def test_wider_integers_have_no_steps() -> None:
     tally = Tally(steps=4)
     tally.add(reference, reference + np.int32(1), 2)
     assert tally.judge(1e-3, 1e-5).cause
+
+
+def test_rounding_to_a_shorter_type_explains_more() -> None:
+    reference = np.float32([[8.0, 7.99], [7.98, 8.01]])
+    rounded = reference.astype(np.float16).astype(np.float32)
+    verdicts = []
+    for unit in (0.0, 2**-11):
+        tally = Tally(unit=unit)
+        tally.add(reference, rounded, 2)
+        verdicts.append(not tally.judge(1e-3, 1e-5).cause)
+    assert verdicts == [False, True]

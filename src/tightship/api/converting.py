@@ -25,6 +25,7 @@ from tightship.errors import (
     MissingExtra,
     OutputError,
     ParityError,
+    TightshipError,
     UnsupportedError,
     UsageError,
 )
@@ -40,6 +41,9 @@ N_ITEMS = 16
 TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "int8": 0.5}
 """rtol by the precision that is written: one rounding of float16 is 2^-11, one of 8 bits 2^-8, and a network adds up
 those of all its operators. What is quantized further is judged by `optimize`, on the metric that matters."""
+
+UNITS = {"float16": 2**-11, "int8": 2**-8}
+"""Relative rounding error of one number, by the precision that is written."""
 
 QUANTIZED_RTOL = 0.1
 """Of a source that is quantized itself: values fall to either side of a tie, and engines round activations differently.
@@ -75,6 +79,7 @@ class _Proof:
     rtol: float
     atol: float
     steps: int
+    unit: float
     progress: Progress
 
 
@@ -127,7 +132,8 @@ def convert(
     steps = QUANTIZED_STEPS if _is_quantized(read.model) else 0
     if steps:
         notes = (*notes, f"the source is quantized: outputs of 8 bits may differ by {steps} steps")
-    proof = _Proof(read, dataset, _rtol(entry, read.model) if rtol is None else rtol, atol, steps, progress)
+    unit = UNITS.get(getattr(entry, "precision", ""), 0.0)
+    proof = _Proof(read, dataset, _rtol(entry, read.model) if rtol is None else rtol, atol, steps, unit, progress)
     _check_place(place)
     with atomic.folder_beside(place) as stage:
         made, attempts = _first_proven(entry, ways, stage / place.name, proof)
@@ -245,7 +251,10 @@ def _make(entry: Format, way: Sequence[Form], path: Path, proof: _Proof) -> _Mad
     for form in way[1:]:
         model = bridges.route(model, form, proof.progress)
     with proof.progress.step(f"writing {entry.name}"):
-        artifact = entry.write(model, path)
+        try:
+            artifact = entry.write(model, path)
+        except TightshipError as error:  # the user knows the output by its name, not by where it is staged
+            raise type(error)(str(error).replace(str(path), path.name)) from error
     return _Made(model, path.parent, *_prove(entry, artifact, proof))
 
 
@@ -277,6 +286,7 @@ def _compared(reference: Session, session: Session, proof: _Proof) -> Agreement:
         rtol=proof.rtol,
         atol=proof.atol,
         steps=proof.steps,
+        unit=proof.unit,
         progress=proof.progress,
     )
 

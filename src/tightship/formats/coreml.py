@@ -114,6 +114,7 @@ def _decomposed(program: torch.export.ExportedProgram, path: Path) -> torch.expo
     import torch
 
     program = program.run_decompositions({})
+    _write_out_strides(program)
     known = torch.export.default_decompositions()
     unknown = {target for target in _targets(program) if not _converts(target)}
     if unknown:
@@ -125,6 +126,13 @@ def _decomposed(program: torch.export.ExportedProgram, path: Path) -> torch.expo
             "write them with others in the module"
         )
     return program
+
+
+def _write_out_strides(program: torch.export.ExportedProgram) -> None:
+    """Pooling without strides moves by its window; coremltools wants that written down."""
+    for node in program.graph.nodes:
+        if node.op == "call_function" and "max_pool" in str(node.target) and len(node.args) == 2:
+            node.args = (*node.args, node.args[1])
 
 
 def _targets(program: torch.export.ExportedProgram) -> set[Any]:

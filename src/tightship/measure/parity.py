@@ -34,6 +34,7 @@ def compare(
     max_items: int = 64,
     flipped_fraction: float = 0.0,
     steps: int = 0,
+    unit: float = 0.0,
     progress: Progress = SILENT,
 ) -> Agreement:
     """Run both sessions on up to `max_items` items and compare every output; `first` is the reference.
@@ -42,7 +43,8 @@ def compare(
     its own units, counts as varying by that), plus what rounding explains: eight roundings of its largest value, and
     four times what one rounding of the inputs moves it. NaN, other shapes and other types never agree; infinities must
     be in the same places. Integers, booleans and texts agree exactly but for `flipped_fraction` of their elements;
-    those of 8 bits agree when they are within `steps` of each other.
+    those of 8 bits agree when they are within `steps` of each other. `unit` is the relative rounding error of numbers
+    in the candidate, where that is larger than float32's.
     Outputs and inputs are paired by name, those left over by position. Where no output varies over the items, equality
     shows nothing and the answer is no; one that does not vary beside others that do is told in `cause`.
     Raises `DatasetMismatch` where the data does not fit `first`, `EngineError` where `first` fails; where only
@@ -52,7 +54,7 @@ def compare(
     if problem:
         return _disagreement(problem)
     outputs = pair([spec.name for spec in first.outputs], [spec.name for spec in second.outputs])
-    tallies = {name: Tally(steps=steps) for name in outputs}
+    tallies = {name: Tally(steps=steps, unit=unit) for name in outputs}
     n_items = 0
     with progress.step("comparing outputs", max_items) as advance:
         for run in paired_runs(first, second, dataset, max_items):

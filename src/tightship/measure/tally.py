@@ -43,9 +43,9 @@ class Judgement:
 
 class Tally:
     """Gathers one pair of tensors over batches. `any_float` lets the candidate be of another float type, `steps` values
-    of 8 bits differ by so much."""
+    of 8 bits differ by so much; `unit` is the relative rounding error of what the candidate was written in."""
 
-    def __init__(self, any_float: bool = False, steps: int = 0) -> None:
+    def __init__(self, any_float: bool = False, steps: int = 0, unit: float = 0.0) -> None:
         self._any_float = any_float
         self._steps = steps
         self.problem = ""
@@ -56,7 +56,7 @@ class Tally:
         self._n_elements = 0
         self._n_different = 0
         self._exact = False
-        self._unit = rounding_unit(np.dtype(np.float32))
+        self._unit = max(unit, rounding_unit(np.dtype(np.float32)))
         self._mean: np.ndarray | None = None
         self._squares = np.zeros(())
         self._sum = self._sum_squares = self._squared_error = 0.0
