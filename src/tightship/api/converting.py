@@ -140,7 +140,7 @@ def convert(
         if made.verdict == "differs" and not force:
             raise ParityError(
                 f"{place}: not written, since it does not compute what {source} does: {made.reason}; "
-                f"see where it begins with: tightship check --locate, or write it all the same with --force"
+                f"to see where it begins, write it with --force and run: tightship check {source} {place} --locate DIR"
             )
         evidence = _evidence(entry, made, place, proof)
         _deliver(made.folder, place)
