@@ -14,6 +14,7 @@ import pytest
 import tightship as ts
 from tests import nets
 from tightship import bridges, formats
+from tightship.core import extras
 from tightship.core.artifact import Artifact
 from tightship.core.evidence import evidence_path
 from tightship.core.model import Model
@@ -192,6 +193,13 @@ def test_every_row_of_the_matrix_says_what_can_be_done(model: Path) -> None:
     for row in rows.values():
         for cell in (row.read, row.write):
             assert cell in ("yes", "no") or cell.startswith("pip install")
+
+
+def test_one_command_installs_all_that_a_cell_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "available", lambda module: False)
+    rows = {row.name: row for row in ts.list_formats()}
+    assert rows["coreml"].write == "pip install 'tightship[coreml]'"
+    assert rows["executorch"].write == "pip install 'tightship[executorch]'"
 
 
 def test_options_are_the_fields_of_the_row() -> None:

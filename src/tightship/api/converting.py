@@ -188,7 +188,7 @@ def _written(entry: Format) -> Step:
 
 
 def _require(modules: Sequence[str], purpose: str) -> None:
-    for module in modules:
+    for module in reversed(modules):  # the last is of the extra that has them all
         extras.check(module, purpose)
 
 
@@ -336,4 +336,4 @@ def _can(built: bool, modules: Sequence[str]) -> str:
     if not built:
         return "no"
     missing = [module for module in modules if not extras.available(module)]
-    return extras.install_command(missing[0]) if missing else "yes"
+    return extras.install_command(missing[-1]) if missing else "yes"  # the last is of the extra that has them all
