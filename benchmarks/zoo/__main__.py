@@ -15,7 +15,7 @@ from typing import Any
 
 from benchmarks.report import RESULTS
 from benchmarks.zoo.agreement import agreements
-from benchmarks.zoo.cells import QUICK, Entry, entries, run_cell, serve, targets
+from benchmarks.zoo.cells import QUICK, Entry, entries, run_cell, targets
 from benchmarks.zoo.page import PAGE, PROVEN, page
 from tightship.core import atomic
 from tightship.formats import FORMATS
@@ -88,12 +88,8 @@ def main() -> None:
     parser.add_argument("--again", action="store_true", help="run cells anew that were not proven")
     parser.add_argument("--agreement", action="store_true", help="only compare the files of one network")
     parser.add_argument("--timeout", type=float, default=TIMEOUT_S, help="seconds for each cell")
-    parser.add_argument("--cell", help=argparse.SUPPRESS)
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the cell that runs is ended too
-    if options.cell:
-        serve(json.loads(options.cell))
-        return
     model, _, column = options.only.partition(">")
     wanted = [entry for entry in entries() if fnmatch.fnmatch(entry.name, model)]
     wanted = [entry for entry in wanted if not options.quick or entry.name in QUICK]

@@ -5,15 +5,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import multiprocessing
 import os
 import re
 import resource
 import signal
-import subprocess
-import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from tightship.core import atomic
 from tightship.errors import ParityError, TightshipError, UnsupportedError
 from tightship.formats import FORMATS
 
-__all__ = ["Cell", "Entry", "entries", "run_cell", "serve", "targets"]
+__all__ = ["Cell", "Entry", "entries", "run_cell", "targets"]
 
 DATA = Path(os.environ.get("TIGHTSHIP_DATA", "../shared/data"))
 
@@ -166,29 +166,31 @@ def _built(entry: Entry, folder: Path) -> str:
 def run_cell(entry: Entry, format_name: str, suffix: str, timeout_s: float) -> Cell:
     """Convert in a process of its own that may crash, hang or grow; the paths of this run are taken off its words."""
     with tempfile.TemporaryDirectory(prefix="zoo-") as place:
-        request = {"source": entry.source, "weights": str(entry.weights or ""), "keras": entry.keras}
-        request |= {"suffix": suffix, "folder": place}
-        heard = Path(place, "stderr")
-        with heard.open("wb") as stderr:
-            command = [sys.executable, "-m", "benchmarks.zoo", "--cell", json.dumps(request)]
-            end = _wait(command, stderr.fileno(), timeout_s)
-        reply = Path(place, "reply.json")
+        end = _wait(_start(entry, suffix, Path(place)), timeout_s)
+        reply, heard = Path(place, "reply.json"), Path(place, "stderr")
         fields = json.loads(reply.read_text(encoding="utf-8")) if reply.is_file() else _no_reply(end, heard, timeout_s)
         message = _without_places(fields.pop("message", ""), place)
         attempts = tuple(_without_places(text, place) for text in fields.pop("attempts", ()))
         return Cell(entry.name, format_name, message=message, attempts=attempts, **fields)
 
 
-def _wait(command: Sequence[str], stderr: int, timeout_s: float) -> int | None:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=stderr, start_new_session=True)
+def _start(entry: Entry, suffix: str, folder: Path) -> BaseProcess:
+    """A process forked from one that has the libraries imported, so that the cell's seconds are the conversion's."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["benchmarks.zoo.libraries"])
+    process = context.Process(target=_serve, args=(entry, suffix, folder))
+    process.start()
+    return process
+
+
+def _wait(process: BaseProcess, timeout_s: float) -> int | None:
     try:
-        return process.wait(timeout_s)
-    except subprocess.TimeoutExpired:
-        return None
+        process.join(timeout_s)
+        return process.exitcode
     finally:  # what the child started ends with it
         with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.join()
 
 
 def _no_reply(end: int | None, heard: Path, timeout_s: float) -> dict[str, Any]:
@@ -205,11 +207,12 @@ def _without_places(message: str, place: str) -> str:
     return " ".join(re.sub(r"(?<![\w.:/])/(?:[\w.+-]+/)+", "", message).split())
 
 
-def serve(request: Mapping[str, str]) -> None:
+def _serve(entry: Entry, suffix: str, folder: Path) -> None:
     """What the child does."""
+    os.setsid()
     os.nice(10)
-    weights = Path(request["weights"]) if request["weights"] else None
-    folder = Path(request["folder"])
-    entry = Entry("", request["source"], weights, request["keras"])
-    fields = convert(entry, request["suffix"], folder)
-    atomic.write_bytes(folder / "reply.json", json.dumps(fields).encode())
+    with (folder / "stderr").open("wb") as heard, Path(os.devnull).open("wb") as unseen:
+        os.dup2(unseen.fileno(), 1)
+        os.dup2(heard.fileno(), 2)
+        fields = convert(entry, suffix, folder)
+        atomic.write_bytes(folder / "reply.json", json.dumps(fields).encode())
