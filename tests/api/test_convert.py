@@ -10,6 +10,7 @@ from typing import ClassVar
 import numpy as np
 import onnx
 import pytest
+import torch
 
 import tightship as ts
 from tests import nets
@@ -18,6 +19,7 @@ from tightship.core import extras
 from tightship.core.artifact import Artifact
 from tightship.core.evidence import evidence_path
 from tightship.core.model import Model
+from tightship.core.progress import Progress
 from tightship.core.session import Session
 from tightship.core.table import Table
 from tightship.errors import EngineError, OutputError, ParityError, UnknownFormat, UnsupportedError, UsageError
@@ -66,6 +68,23 @@ def test_what_differs_is_not_written(model: Path, tmp_path: Path, spoiled: None)
     assert list(output.parent.iterdir()) == []
 
 
+def test_the_operator_that_went_wrong_is_named(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    right = bridges.BRIDGES["graph", "module"]
+
+    def wrong(graph: Model, progress: Progress) -> Model:
+        made = right(graph, progress)
+        code = made.content.module
+        next(node for node in code.graph.nodes if node.target is torch.relu).target = torch.tanh
+        code.recompile()
+        return made
+
+    monkeypatch.setattr(bridges, "BRIDGES", {**bridges.BRIDGES, ("graph", "module"): wrong})
+    with pytest.raises(ParityError, match=r"first operator that it does not compute: Relu 'b' "):
+        ts.convert(model, tmp_path / "net.pt2")
+    evidence = ts.convert(model, tmp_path / "net.pt2", force=True)
+    assert "Relu 'b'" in evidence.difference
+
+
 def test_an_earlier_output_stays_where_a_new_one_differs(model: Path, tmp_path: Path, spoiled: None) -> None:
     output = tmp_path / "net.spoiled.onnx"
     output.write_bytes(b"earlier")
@@ -77,6 +96,7 @@ def test_an_earlier_output_stays_where_a_new_one_differs(model: Path, tmp_path: 
 def test_force_writes_what_differs_and_says_so(model: Path, tmp_path: Path, spoiled: None) -> None:
     evidence = ts.convert(model, tmp_path / "net.spoiled.onnx", force=True)
     assert evidence.verdict == "differs" and not evidence.proven
+    assert "operator" in evidence.difference
     assert (tmp_path / "net.spoiled.onnx").exists()
 
 

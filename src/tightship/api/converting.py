@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tightship import bridges, engines, formats
-from tightship.api import loading
+from tightship.api import loading, locating
 from tightship.core import atomic, extras
 from tightship.core.artifact import Artifact, file_digest
 from tightship.core.dataset import Dataset
@@ -137,12 +137,13 @@ def convert(
     _check_place(place)
     with atomic.folder_beside(place) as stage:
         made, attempts = _first_proven(entry, ways, stage / place.name, proof)
-        if made.verdict == "differs" and not force:
+        where = _where(entry, made, made.folder / place.name, proof) if made.verdict == "differs" else ""
+        if where and not force:
             raise ParityError(
-                f"{place}: not written, since it does not compute what {source} does: {made.reason}; "
-                f"to see where it begins, write it with --force and run: tightship check {source} {place} --locate DIR"
+                f"{place}: not written, since it does not compute what {source} does: {made.reason}; {where}; "
+                f"to see it by itself, write it with --force and run: tightship check {source} {place} --locate DIR"
             )
-        evidence = _evidence(entry, made, place, proof)
+        evidence = replace(_evidence(entry, made, place, proof), difference=where)
         _deliver(made.folder, place)
     seconds = round(time.perf_counter() - started, 3)
     evidence = replace(evidence, attempts=attempts, notes=notes, seconds=seconds)
@@ -298,6 +299,25 @@ def _told(found: Agreement) -> tuple[Verdict, str, Agreement]:
         return "equal", f"every output is the same to the last bit on {found.n_items} items", found
     told = f"off by {found.max_abs:.2g} at most, {found.error:.2g} of the tolerance ({found.n_items} items)"
     return "within tolerance", told, found
+
+
+def _where(entry: Format, made: _Made, path: Path, proof: _Proof) -> str:
+    """Which operator differs first, in words: of the file where it is read back, else of what it was written from."""
+    try:
+        written = loading.read(str(path)) if entry.readable else Source.of(Artifact(path, entry.name), made.model)
+    except TightshipError as error:
+        return str(locating.Location(not_located=f"{path.name} cannot be read back: {error}"))
+    return str(
+        locating.locate(
+            proof.source,
+            written,
+            proof.data,
+            rtol=proof.rtol,
+            atol=proof.atol,
+            folder=None,
+            progress=proof.progress,
+        )
+    )
 
 
 def _check_place(place: Path) -> None:

@@ -103,12 +103,10 @@ def verdict(found: Verdict) -> RenderableType:
     lines = [Text(head, style="bold green" if agreement.agrees else "bold red"), Text(numbers)]
     if agreement.cause:
         lines.append(Text(agreement.cause))
-    if found.difference is not None:
-        lines.append(Text(f"first operator that differs: {found.difference}"))
-    if found.not_located:
-        lines.append(Text(f"which operator differs is not known: {found.not_located}"))
-    if found.reproduction is not None:
-        lines.append(Text(f"by itself: python {found.reproduction / 'reproduce.py'}"))
+    if found.where is not None:
+        lines.append(Text(str(found.where)))
+        if found.where.reproduction is not None:
+            lines.append(Text(f"by itself: python {found.where.reproduction / 'reproduce.py'}"))
     return Group(*lines)
 
 
@@ -121,7 +119,7 @@ def evidence(found: Evidence) -> RenderableType:
         Text(f"{route}, {words.bytes_text(found.size_bytes)}, {found.seconds:.1f} s"),
     ]
     if found.difference:
-        lines.append(Text(f"first operator that differs: {found.difference}"))
+        lines.append(Text(found.difference))
     lines += [Text(f"tried before: {attempt}") for attempt in found.attempts]
     lines += [Text(f"note: {note}") for note in found.notes]
     lines.append(Text(f"written: {found.output}   evidence: {evidence_path(Path(found.output))}"))

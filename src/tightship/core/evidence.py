@@ -20,7 +20,8 @@ Verdict = Literal["equal", "within tolerance", "differs", "not checked"]
 
 @dataclass(frozen=True)
 class Evidence:
-    """`reason` says what led to the verdict; `difference` names the first operator that differs where one was found.
+    """`reason` says what led to the verdict; `difference` names the first operator that differs, or says why
+    none was found.
 
     `files` holds the SHA-256 of every file of the output by its path relative to the output's folder, and `attempts`
     what other ways were tried first and why they were not taken. `rtol` is relative to how an output varies over items.
