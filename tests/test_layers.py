@@ -18,7 +18,7 @@ SOURCE = Path(tightship.__file__).parent
 LAYERS = (
     {"errors"},
     {"core"},
-    {"formats", "engines"},
+    {"formats", "engines", "weights"},
     {"bridges"},
     {"passes", "measure"},
     {"search", "parallel"},

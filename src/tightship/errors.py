@@ -14,7 +14,11 @@ TightshipError (1)
 ├── ParityError (7)             two models that should agree and do not
 ├── BudgetError (8)             nothing that was tried meets the budget
 ├── EngineError (9)             an engine refused the model or failed while running it
-└── OutputError (10)            a file or folder that cannot be written
+├── OutputError (10)            a file or folder that cannot be written
+├── PackageError (11)           a package that is damaged, hostile or not one
+├── SignatureError (12)         a package whose signature is missing, wrong or not trusted
+├── SealError (13)              a seal that does not open: wrong key or passphrase, or changed bytes; which is not told
+└── RegistryError (14)          a registry that cannot be reached, refuses, or sends something else
 
 A message says what the object is, what was expected, what was found, and what to do next. Ctrl-C ends with 130.
 """
@@ -34,7 +38,11 @@ __all__ = [
     "InvalidModel",
     "MissingExtra",
     "OutputError",
+    "PackageError",
     "ParityError",
+    "RegistryError",
+    "SealError",
+    "SignatureError",
     "TightshipError",
     "UnknownFormat",
     "UnsupportedError",
@@ -122,6 +130,30 @@ class OutputError(TightshipError):
     """A file or folder that cannot be written."""
 
     exit_code = 10
+
+
+class PackageError(TightshipError):
+    """A package that is damaged, hostile or not one."""
+
+    exit_code = 11
+
+
+class SignatureError(TightshipError):
+    """A package whose signature is missing, wrong, or made by a key that is not trusted."""
+
+    exit_code = 12
+
+
+class SealError(TightshipError):
+    """A seal that does not open. The message is the same whatever the reason: it must not help who is guessing."""
+
+    exit_code = 13
+
+
+class RegistryError(TightshipError):
+    """A registry that cannot be reached, refuses, or sends something else than was asked for."""
+
+    exit_code = 14
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

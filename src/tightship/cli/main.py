@@ -41,7 +41,8 @@ def cli() -> None:
 
     \b
     Exit codes: 0 done; 1 failed; 2 usage; 3 model; 4 data; 5 unsupported;
-    6 missing extra; 7 models differ; 8 budget not met; 9 engine; 10 output; 130 interrupted.
+    6 missing extra; 7 models differ; 8 budget not met; 9 engine; 10 output;
+    11 package; 12 signature; 13 seal; 14 registry; 130 interrupted.
     """
 
 

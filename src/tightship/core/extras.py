@@ -22,6 +22,11 @@ EXTRA_OF_MODULE = {
     "litert_torch": "litert",
     "coremltools": "coreml",
     "executorch": "executorch",
+    "hdf5plugin": "weights",
+    "cryptography": "package",
+    "cyclonedx": "package",
+    "pkcs11": "pkcs11",
+    "oras": "registry",
 }
 
 
