@@ -18,11 +18,14 @@ from tightship import bridges, formats
 from tightship.core import extras
 from tightship.core.artifact import Artifact
 from tightship.core.evidence import evidence_path
+from tightship.core.exported import export
 from tightship.core.model import Model
 from tightship.core.progress import Progress
 from tightship.core.session import Session
 from tightship.core.table import Table
+from tightship.core.torch_module import from_torch
 from tightship.errors import EngineError, OutputError, ParityError, UnknownFormat, UnsupportedError, UsageError
+from tightship.formats.executorch import ExecuTorch
 from tightship.formats.onnx import Onnx
 from tightship.search import Source
 
@@ -83,6 +86,27 @@ def test_the_operator_that_went_wrong_is_named(model: Path, tmp_path: Path, monk
         ts.convert(model, tmp_path / "net.pt2")
     evidence = ts.convert(model, tmp_path / "net.pt2", force=True)
     assert "Relu 'b'" in evidence.difference
+
+
+def test_an_operator_that_only_the_written_file_gets_wrong_is_named(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("executorch", reason="needs the executorch extra")
+    right = ExecuTorch.write
+
+    def wrong(self: ExecuTorch, model: Model, path: Path) -> Artifact:
+        code = export(model, batch=False).module()
+        for node in code.graph.nodes:
+            if str(node.target) == "aten.relu.default":
+                node.target = torch.ops.aten.tanh.default
+        code.recompile()
+        return right(self, from_torch(code, model.content.example_inputs), path)
+
+    monkeypatch.setattr(ExecuTorch, "write", wrong)
+    with pytest.raises(
+        ParityError, match=r"right, but executorch does not .* first operator that goes wrong: aten\.relu 'relu'"
+    ):
+        ts.convert(model, tmp_path / "net.pte")
 
 
 def test_an_earlier_output_stays_where_a_new_one_differs(model: Path, tmp_path: Path, spoiled: None) -> None:
@@ -172,7 +196,7 @@ def test_a_folder_that_is_no_earlier_output_is_left_alone(model: Path, tmp_path:
 def test_a_source_that_its_engine_refuses_is_converted_but_not_proven(
     model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(source: Source) -> Session:
+    def refuse(source: Source, exact: bool = False) -> Session:
         raise EngineError("the engine refuses")
 
     monkeypatch.setattr(Source, "open", refuse)

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from tightship import formats
+from tightship import engines, formats
 from tightship.core import extras
 from tightship.core.model import Model
+from tightship.core.target import Target
 from tightship.core.torch_module import from_torch
 from tightship.errors import MissingExtra, UnsupportedError, UsageError
 
@@ -56,3 +57,22 @@ def test_without_executorch_the_command_that_installs_it_is_named(
     monkeypatch.setattr(extras, "available", lambda module: module != "executorch")
     with pytest.raises(MissingExtra, match=r"pip install 'tightship\[executorch\]'"):
         formats.write(linear(), tmp_path / "net.pte")
+
+
+@pytest.mark.parametrize("dims", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["channels first", "channels last"])
+def test_the_softmax_after_a_convolution_runs_over_the_axis_that_was_asked_for(
+    tmp_path: Path, dims: tuple[int, ...]
+) -> None:
+    class Scores(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 6, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.conv(x).permute(dims).softmax(-1)
+
+    network, image = Scores().eval(), torch.randn(1, 3, 5, 7)
+    formats.write(from_torch(network, (image,)), tmp_path / "net.pte")
+    with engines.open_session(tmp_path / "net.pte", Target("executorch")) as session:
+        [found] = session.run({session.inputs[0].name: image.numpy()}).values()
+    torch.testing.assert_close(torch.from_numpy(found), network(image).detach(), rtol=0, atol=1e-6)

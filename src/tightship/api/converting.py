@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -144,6 +144,7 @@ def convert(
                 f"to see it by itself, write it with --force and run: tightship check {source} {place} --locate DIR"
             )
         evidence = replace(_evidence(entry, made, place, proof), difference=where)
+        notes = (*notes, *_by_default(entry, made, made.folder / place.name, proof))
         _deliver(made.folder, place)
     seconds = round(time.perf_counter() - started, 3)
     evidence = replace(evidence, attempts=attempts, notes=notes, seconds=seconds)
@@ -205,10 +206,9 @@ def _rtol(entry: Format, model: Model) -> float:
 
 
 def _is_quantized(model: Model) -> bool:
-    """Whether a graph computes with tensors of 8 bits or fewer."""
+    """Whether a graph rounds what it computes to 8 bits or fewer; weights that were rounded before are exact."""
     return model.form == "graph" and any(
-        node.op_type in ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits")
-        for node in model.graph.graph
+        node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits") for node in model.graph.graph
     )
 
 
@@ -267,16 +267,33 @@ def _prove(entry: Format, artifact: Artifact, proof: _Proof) -> tuple[Verdict, s
         command = extras.install_command(engine.module)
         return "not checked", f"{entry.name} files are run by {engine.name}, which is not installed: {command}", None
     try:
-        reference = proof.source.open()
+        reference = proof.source.open(exact=True)
     except EngineError as error:
         return "not checked", f"{proof.source.target.engine} cannot run the source: {error}", None
     with reference:
         try:
-            session = engines.open_session(entry.loadable(artifact), Target(entry.engine))
+            session = engines.open_session(entry.loadable(artifact), Target(entry.engine, exact=True))
         except (EngineError, InvalidModel) as error:
             return "differs", f"{entry.engine} cannot open what was written: {error}", None
         with session:
             return _told(_compared(reference, session, proof))
+
+
+def _by_default(entry: Format, made: _Made, path: Path, proof: _Proof) -> Iterator[str]:
+    """Say what is added by engines that round what products with 8-bit weights read, which no file asks for."""
+    model = proof.source.model
+    if made.verdict not in ("equal", "within tolerance") or model.form != "graph":
+        return
+    if not any(node.op_type == "DequantizeLinear" for node in model.graph.graph):
+        return
+    loadable = entry.loadable(Artifact(path, entry.name))
+    with proof.source.open() as reference, engines.open_session(loadable, Target(entry.engine)) as session:
+        found = _compared(reference, session, proof)
+    if not found.agrees:
+        yield (
+            "proven without the rounding that engines add by themselves to what products with 8-bit weights read; "
+            f"run by default, {proof.source.target.engine} and {entry.engine} differ by {found.max_abs:.2g}"
+        )
 
 
 def _compared(reference: Session, session: Session, proof: _Proof) -> Agreement:
@@ -307,17 +324,37 @@ def _where(entry: Format, made: _Made, path: Path, proof: _Proof) -> str:
         written = loading.read(str(path)) if entry.readable else Source.of(Artifact(path, entry.name), made.model)
     except TightshipError as error:
         return str(locating.Location(not_located=f"{path.name} cannot be read back: {error}"))
-    return str(
-        locating.locate(
-            proof.source,
-            written,
-            proof.data,
-            rtol=proof.rtol,
-            atol=proof.atol,
-            folder=None,
-            progress=proof.progress,
-        )
+    found = locating.locate(
+        proof.source,
+        written,
+        proof.data,
+        rtol=proof.rtol,
+        atol=proof.atol,
+        folder=None,
+        progress=proof.progress,
     )
+    if found.difference or found.lost or entry.readable or made.model.form != "module":
+        return str(found)
+    return _wrongly_written(entry, made.model, path.with_name(f"cut{path.suffix}"), proof)
+
+
+def _wrongly_written(entry: Format, model: Model, path: Path, proof: _Proof) -> str:
+    """The operator that went wrong between a module that is right and a file that nothing reads back."""
+
+    def agrees(cut: Model) -> bool:
+        loadable = entry.loadable(entry.write(cut, path))
+        with engines.open_session(cut, Target("torch")) as one, engines.open_session(loadable, written_to) as other:
+            return _compared(one, other, proof).agrees
+
+    written_to = Target(entry.engine, exact=True)
+    try:
+        operator = locating.first_wrong_cut(model, agrees, proof.progress)
+    except TightshipError as error:
+        return str(locating.Location(not_located=f"a part of the model cannot be written by itself: {error}"))
+    finally:
+        path.unlink(missing_ok=True)
+    named = f"first operator that goes wrong: {operator}" if operator else "which operator goes wrong is not known"
+    return f"the module that it was written from is right, but {entry.name} does not compute it; {named}"
 
 
 def _check_place(place: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tightship import bridges, engines
 from tightship.core.dataset import Dataset
+from tightship.core.exported import export
 from tightship.core.model import Model
 from tightship.core.progress import Progress
 from tightship.core.target import Target
+from tightship.core.torch_module import from_torch
 from tightship.errors import ParityError, TightshipError
 from tightship.measure import parity
 from tightship.measure.locate import Difference, first_difference
@@ -17,7 +21,10 @@ from tightship.measure.reproduce import reproduce
 from tightship.measure.traces import first_lost
 from tightship.search import Source
 
-__all__ = ["Location", "locate"]
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["Location", "first_wrong_cut", "locate"]
 
 _ADDS_UP = "no single operator differs; small differences add up"
 
@@ -62,6 +69,55 @@ def locate(
         return Location(lost=_lost(one.model, other.model, dataset, progress), not_located=str(error))
 
 
+def first_wrong_cut(model: Model, agrees: Callable[[Model], bool], progress: Progress) -> str:
+    """Find by halving the first operator of a module after which a cut of it no longer `agrees`, in words.
+
+    For files that are written but not read back: each cut is written and run by itself. Empty where the whole agrees.
+    """
+    code = export(model, batch=False).run_decompositions({}).module()
+    names = [node.name for node in code.graph.nodes if node.op == "call_function" and _is_tensor(node)]
+    low, high = 0, len(names)
+    with progress.step("cutting the model", max(1, len(names).bit_length())) as advance:
+        while low < high:
+            middle = (low + high) // 2
+            if agrees(_cut(model, code, names[middle])):
+                low = middle + 1
+            else:
+                high = middle
+            advance(1)
+    if low == len(names):
+        return ""
+    node = next(node for node in code.graph.nodes if node.name == names[low])
+    return f"{str(node.target).removesuffix('.default')} {node.name!r} ({list(node.meta['val'].shape)})"
+
+
+def _is_tensor(node: torch.fx.Node) -> bool:
+    import torch
+
+    return isinstance(node.meta.get("val"), torch.Tensor)
+
+
+def _cut(model: Model, code: torch.fx.GraphModule, name: str) -> Model:
+    """The module up to node `name`, whose result is its only output."""
+    import copy
+
+    import torch
+
+    graph = copy.deepcopy(code.graph)
+    kept = next(node for node in graph.nodes if node.name == name)
+    for node in reversed(graph.nodes):
+        if node.op == "output":
+            graph.erase_node(node)
+            break
+    with graph.inserting_after(next(reversed(graph.nodes))):
+        graph.output((kept,))
+    graph.set_codegen(torch.fx.graph.CodeGen())
+    module = torch.fx.GraphModule(code, graph).eval()
+    module.graph.eliminate_dead_code()
+    module.recompile()
+    return from_torch(module, model.content.example_inputs)
+
+
 def _of_graphs(
     one: Source,
     other: Source,
@@ -101,7 +157,7 @@ def _graph(source: Source, dataset: Dataset, tolerance: tuple[float, float], pro
         return source.model
     converted = bridges.route(source.model, "graph", progress)
     rtol, atol = tolerance
-    with source.open() as original, engines.open_session(converted, Target()) as session:
+    with source.open(exact=True) as original, engines.open_session(converted, Target(exact=True)) as session:
         agreement = parity.compare(original, session, dataset, rtol=rtol, atol=atol, max_items=4, progress=progress)
     if not agreement.agrees:
         raise ParityError(

@@ -19,6 +19,7 @@ from tightship.core.session import Arrays
 from tightship.core.specs import TensorSpec
 from tightship.core.target import Precision, Target
 from tightship.engines.engine import Engine
+from tightship.engines.litert_float import with_float_weights
 from tightship.errors import EngineError, TightshipError
 
 __all__ = ["LiteRt", "trial"]
@@ -50,7 +51,7 @@ class LiteRt(Engine):
             extras.require(self.module, "the LiteRT engine")
         if target.precision not in self.precisions():
             raise EngineError(f"LiteRT runs float operators in f32 only, found {target.precision}")
-        return _LiteRtSession(_tried(source), target)
+        return _LiteRtSession(_exact(_tried(source)) if target.exact else _tried(source), target)
 
 
 class _LiteRtSession:
@@ -152,6 +153,13 @@ def _try_once(path: Path) -> None:
         what = "" if isinstance(error, EngineError) else "LiteRT cannot open the model: "
         raise EngineError(f"{what}{error}") from error
     _TRIED.add(digest)
+
+
+def _exact(content: bytes) -> bytes:
+    try:
+        return with_float_weights(content)
+    except Exception as error:  # the FlatBuffer's reader raises what its offsets lead to
+        raise EngineError(f"LiteRT's file cannot be taken apart: {_first_line(error)}") from error
 
 
 def _interpreter(content: bytes, n_threads: int) -> Any:

@@ -138,6 +138,8 @@ def _options(target: Target) -> Any:
     options.inter_op_num_threads = 1
     if target.layout == "plain":
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    if target.exact:  # by default (4) it rounds what a product with 8-bit weights reads
+        options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options
 
 

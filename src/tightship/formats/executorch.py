@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from tightship.core import extras
 from tightship.core.artifact import Artifact
@@ -15,6 +15,10 @@ from tightship.core.model import Form, Model
 from tightship.core.native_output import native_output_hidden
 from tightship.errors import ArtifactNotFound, TightshipError, UnsupportedError, UsageError
 from tightship.formats.format import Format
+
+if TYPE_CHECKING:
+    import torch
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
 
 __all__ = ["ExecuTorch"]
 
@@ -62,16 +66,33 @@ def _lowered(model: Model, path: Path) -> bytes:
     with ExitStack() as stack:
         stack.enter_context(native_output_hidden())
         stack.enter_context(quiet_torch())
-        from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
         from executorch.exir import to_edge_transform_and_lower
 
         try:
-            program = to_edge_transform_and_lower(export(model, batch=False), partitioner=[XnnpackPartitioner()])
+            program = to_edge_transform_and_lower(export(model, batch=False), partitioner=[_partitioner()])
             return bytes(program.to_executorch().buffer)
         except TightshipError:
             raise
         except Exception as error:  # the passes raise what their parts raise
             raise UnsupportedError(f"{path}: ExecuTorch cannot lower the module: {_reason(error)}") from error
+
+
+def _partitioner() -> XnnpackPartitioner:
+    """All that XNNPACK can take but the softmax of images.
+
+    What follows a convolution it keeps channels-last, and its softmax (ExecuTorch 1.5) then runs over the channels,
+    whichever axis was asked for.
+    """
+    from executorch.backends.xnnpack.partition.config import ALL_PARTITIONER_CONFIGS
+    from executorch.backends.xnnpack.partition.config.generic_node_configs import SoftmaxConfig
+    from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+
+    class SoftmaxOfVectors(SoftmaxConfig):  # type: ignore[misc]
+        def check_constraints(self, node: torch.fx.Node, ep: torch.export.ExportedProgram) -> bool:
+            return node.all_input_nodes[0].meta["val"].dim() != 4 and bool(super().check_constraints(node, ep))
+
+    others = [config for config in ALL_PARTITIONER_CONFIGS if config is not SoftmaxConfig]
+    return XnnpackPartitioner(configs=[*others, SoftmaxOfVectors])
 
 
 def _reason(error: Exception) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tightship import engines
@@ -38,6 +38,6 @@ class Source:
         """What its engine opens: the file where it was read into a graph, else the model itself."""
         return self.artifact.path if self.model.form == "graph" else self.model
 
-    def open(self) -> Session:
-        """Load the source on its own target."""
-        return engines.open_session(self.loadable, self.target)
+    def open(self, exact: bool = False) -> Session:
+        """Load the source on its own target; `exact` as in `Target`."""
+        return engines.open_session(self.loadable, replace(self.target, exact=exact))
