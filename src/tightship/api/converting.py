@@ -280,7 +280,7 @@ def _prove(entry: Format, artifact: Artifact, proof: _Proof) -> tuple[Verdict, s
 
 
 def _by_default(entry: Format, made: _Made, path: Path, proof: _Proof) -> Iterator[str]:
-    """Say what is added by engines that round what products with 8-bit weights read, which no file asks for."""
+    """Say what engines add by themselves to 8-bit numbers: products round what they read, and sums saturate."""
     model = proof.source.model
     if made.verdict not in ("equal", "within tolerance") or model.form != "graph":
         return
@@ -291,7 +291,7 @@ def _by_default(entry: Format, made: _Made, path: Path, proof: _Proof) -> Iterat
         found = _compared(reference, session, proof)
     if not found.agrees:
         yield (
-            "proven without the rounding that engines add by themselves to what products with 8-bit weights read; "
+            "proven without what engines add by themselves to 8-bit numbers (inputs rounded, sums that saturate); "
             f"run by default, {proof.source.target.engine} and {entry.engine} differ by {found.max_abs:.2g}"
         )
 

@@ -138,8 +138,9 @@ def _options(target: Target) -> Any:
     options.inter_op_num_threads = 1
     if target.layout == "plain":
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
-    if target.exact:  # by default (4) it rounds what a product with 8-bit weights reads
+    if target.exact:  # by default (4) it rounds what a product with 8-bit weights reads, and 8-bit kernels may saturate
         options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
+        options.add_session_config_entry("session.disable_quant_qdq", "1")
     return options
 
 

@@ -91,12 +91,15 @@ def _loadable(source: Model | Path | bytes) -> Any:
 
 
 def _options(target: Target) -> dict[str, Any]:
-    return {
+    options = {
         "INFERENCE_PRECISION_HINT": target.precision,
         "INFERENCE_NUM_THREADS": target.threads or processor.n_cores(),
         "PERFORMANCE_HINT": "LATENCY",
         "NUM_STREAMS": 1,
     }
+    # Neither the inputs of products with 8-bit weights are rounded then, nor float operators between Q and DQ moved.
+    exact = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 0, "LP_TRANSFORMS_MODE": "NO"}
+    return {**options, **exact} if target.exact else options
 
 
 def _spec(port: Any, name: str) -> TensorSpec:

@@ -13,6 +13,7 @@ from onnx import numpy_helper, parser
 
 from tests import nets
 from tests.bridges.onnx_to_keras.running import transposes
+from tightship import formats
 from tightship.bridges.onnx_to_keras import to_keras
 from tightship.core import graph
 from tightship.core.model import Model
@@ -285,3 +286,27 @@ def test_models_of_old_opsets_keep_their_meaning() -> None:
     wanted = np.exp(random(2, 3, 4)) / np.exp(random(2, 3, 4)).sum((1, 2), keepdims=True)
     np.testing.assert_allclose(found["y"], wanted, rtol=1e-5)
     np.testing.assert_array_equal(found["z"], random(2, 3, 4))
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+@pytest.mark.parametrize(("group", "strides"), [(4, [2, 2]), (4, [1, 2]), (2, [1, 1])])
+def test_a_kernel_that_is_computed_comes_back_from_a_file(
+    suffix: str, group: int, strides: list[int], tmp_path: Path
+) -> None:
+    model = parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 20]>
+        net (float[N, 4, 6, 5] x) => (float[N, 4, H, W] y) <float[4] scale = {{0.5, 0.25, 1.5, 2}}> {{
+            w = DequantizeLinear <axis = 0> (codes, scale)
+            y = Conv <group = {group}, strides = [{strides[0]}, {strides[1]}]> (x, w)
+        }}"""
+    )
+    codes = np.random.default_rng(0).integers(-9, 9, (4, 4 // group, 3, 3), np.int8)
+    model.graph.initializer.append(numpy_helper.from_array(codes, "codes"))
+    source = graph.from_bytes(model.SerializeToString())
+    formats.write(to_keras(source), tmp_path / f"net{suffix}")
+    image = np.random.default_rng(1).standard_normal((3, 4, 6, 5), np.float32)
+    with open_session(source, Target()) as session:
+        [expected] = session.run({"x": image}).values()
+    with open_session(tmp_path / f"net{suffix}", Target("tensorflow")) as session:
+        [found] = session.run({"x": image}).values()
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE * np.abs(expected).max())

@@ -19,6 +19,7 @@ __all__ = [
     "image_axes",
     "like",
     "normal",
+    "part",
     "permuted",
     "plain",
     "positions",
@@ -74,6 +75,11 @@ def plain(tensor: Tensor) -> KerasTensor:
 def channels_last(tensor: Tensor) -> KerasTensor:
     """Return the Keras tensor as `[N, spatial..., C]`."""
     return arrange(tensor, image_axes(tensor.rank))
+
+
+def part(value: KerasTensor, axis: int, wanted: slice | int) -> KerasTensor:
+    """`value` indexed along one axis, with no `...`: a layer that is written to an .h5 file cannot hold one."""
+    return value[(slice(None),) * normal(axis, len(value.shape)) + (wanted,)]
 
 
 def like(value: KerasTensor, axes: Axes | None = None) -> Tensor:

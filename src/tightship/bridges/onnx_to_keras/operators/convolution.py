@@ -10,7 +10,7 @@ import numpy as np
 from keras import layers, ops
 
 from tightship.bridges.onnx_to_keras.build import Build
-from tightship.bridges.onnx_to_keras.layout import channels_last, image, plain
+from tightship.bridges.onnx_to_keras.layout import channels_last, image, part, plain
 from tightship.bridges.onnx_to_keras.operators.movement import cut, padded
 from tightship.bridges.onnx_to_keras.operators.sums import plus
 from tightship.bridges.onnx_to_keras.operators.windows import Window, window
@@ -85,13 +85,16 @@ def _computed(x: Any, w: Operand, b: Operand | None, found: Window, padding: str
     kernel = ops.transpose(plain(build.tensor(w)), (*range(2, 2 + rank), 1, 0))
     config = {"strides": found.strides, "padding": padding, "data_format": "channels_last"}
     config["dilation_rate"] = found.dilations
-    if group > 1 and group == x.shape[-1] and rank in DEPTHWISE:
+    if group > 1 and group == x.shape[-1] and rank in DEPTHWISE and len(set(found.strides)) == 1:
         filters = ops.reshape(kernel, (*found.kernel, group, -1))
+        config["strides"] = found.strides[
+            0
+        ]  # read back from a file, a tuple is a list, which TensorFlow's part refuses
         result = ops.depthwise_conv(x, filters, **config)
     else:
         each = (kernel.shape[-1] or 0) // group
         parts = [
-            ops.conv(value, kernel[..., index * each : (index + 1) * each], **config)
+            ops.conv(value, part(kernel, -1, slice(index * each, (index + 1) * each)), **config)
             for index, value in enumerate(_by_group(x, group))
         ]
         result = parts[0] if group == 1 else ops.concatenate(parts, axis=-1)
@@ -219,7 +222,7 @@ def _by_group(x: Any, group: int) -> list[Any]:
     if group == 1:
         return [x]
     each = x.shape[-1] // group
-    return [x[..., index * each : (index + 1) * each] for index in range(group)]
+    return [part(x, -1, slice(index * each, (index + 1) * each)) for index in range(group)]
 
 
 def _transposed(x: Any, w: Operand, b: Operand | None, found: Window, group: int, build: Build) -> Any:
@@ -233,7 +236,7 @@ def _transposed(x: Any, w: Operand, b: Operand | None, found: Window, group: int
     parts = [
         ops.conv(
             _spread_out(value, found),
-            kernel[..., index * each : (index + 1) * each, :],
+            part(kernel, -2, slice(index * each, (index + 1) * each)),
             1,
             "valid",
             data_format="channels_last",

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tightship.bridges.onnx_to_keras.build import Build
-from tightship.bridges.onnx_to_keras.layout import channels_last, image, plain
+from tightship.bridges.onnx_to_keras.layout import channels_last, image, part, plain
 from tightship.bridges.onnx_to_keras.operators.sums import plus
 from tightship.bridges.onnx_to_keras.table import OPERATORS
 from tightship.bridges.onnx_to_keras.values import Tensor, static
@@ -33,7 +33,7 @@ def grid_sample(
     places = plain(build.tensor(grid))
     batch = static(places.shape[:1], "the batch of a grid")[0]
     coordinates = [
-        _pixels(places[..., len(sizes) - 1 - axis], size, bool(align_corners)) for axis, size in enumerate(sizes)
+        _pixels(part(places, -1, len(sizes) - 1 - axis), size, bool(align_corners)) for axis, size in enumerate(sizes)
     ]
     if mode == "nearest":
         coordinates = [ops.round(place) for place in coordinates]

@@ -10,7 +10,7 @@ import numpy as np
 from keras import ops
 
 from tightship.bridges.onnx_to_keras.build import Build
-from tightship.bridges.onnx_to_keras.layout import plain
+from tightship.bridges.onnx_to_keras.layout import part, plain
 from tightship.bridges.onnx_to_keras.operators.sums import plus
 from tightship.bridges.onnx_to_keras.values import Tensor, Unsupported
 
@@ -53,7 +53,7 @@ class Cell:
         raise NotImplementedError
 
     def split(self, value: Any, count: int) -> list[Any]:
-        return [value[..., gate * self.units : (gate + 1) * self.units] for gate in range(count)]
+        return [part(value, -1, slice(gate * self.units, (gate + 1) * self.units)) for gate in range(count)]
 
 
 @dataclass(frozen=True)

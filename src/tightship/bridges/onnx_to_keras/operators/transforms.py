@@ -8,7 +8,7 @@ import numpy as np
 from keras import ops
 
 from tightship.bridges.onnx_to_keras.build import Build
-from tightship.bridges.onnx_to_keras.layout import like, normal, plain
+from tightship.bridges.onnx_to_keras.layout import like, normal, part, plain
 from tightship.bridges.onnx_to_keras.operators.sums import plus
 from tightship.bridges.onnx_to_keras.shapes import integers
 from tightship.bridges.onnx_to_keras.table import OPERATORS
@@ -64,10 +64,10 @@ def _matrices(used: int, count: int, length: int, inverse: bool, whole: bool) ->
 def _product(x: Any, cosines: np.ndarray, sines: np.ndarray, dtype: str) -> tuple[Any, Any]:
     """Real and imaginary parts `[..., count]` of `x` `[..., used, 1 or 2]` times cosines + i sines."""
     cosines, sines = cosines.astype(dtype), sines.astype(dtype)
-    real = x[..., 0]
+    real = part(x, -1, 0)
     if x.shape[-1] == 1:
         return ops.matmul(real, cosines), ops.matmul(real, sines)
-    other = x[..., 1]
+    other = part(x, -1, 1)
     return (
         ops.subtract(ops.matmul(real, cosines), ops.matmul(other, sines)),
         plus(ops.matmul(real, sines), ops.matmul(other, cosines)),
