@@ -18,7 +18,7 @@ from tightship.errors import InvalidModel
 if TYPE_CHECKING:
     import h5py
 
-__all__ = ["check_hdf5", "inspect_hdf5"]
+__all__ = ["check_arrays", "check_hdf5", "inspect_hdf5"]
 
 _MAX_OBJECTS = 1_000_000
 _MAX_CONFIG_BYTES = 2**26
@@ -29,6 +29,7 @@ _MAX_EXPANSION = 100
 """Weights may be compressed. What unpacks to more than this times the file, and to 256 MiB, is a bomb."""
 
 _FILTERS = frozenset({1, 2, 3, 32000})  # deflate, shuffle, Fletcher-32, LZF: others load libraries
+_KINDS = "fiubSO"
 _TEXTS = ("model_config", "keras_version", "backend")
 
 
@@ -54,7 +55,8 @@ def inspect_hdf5(path: Path, member: str) -> dict[str, Any]:
         with zipfile.ZipFile(path) if member else path.open("rb") as outer:
             file: IO[bytes] = outer.open(member) if isinstance(outer, zipfile.ZipFile) else outer
             with h5py.File(file, "r") as root:
-                _check_all(path, root, size)
+                for dataset in check_arrays(path, root, size):
+                    _read(dataset)
                 texts = {name: _text(path, root, name) for name in _TEXTS}
                 return {**texts, "groups": sorted(root), "whole": "model_weights" in root}
     except (OSError, ValueError, KeyError, RuntimeError, TypeError, zipfile.BadZipFile, EOFError) as error:
@@ -62,18 +64,24 @@ def inspect_hdf5(path: Path, member: str) -> dict[str, Any]:
         raise InvalidModel(f"{path}: not an HDF5 file as Keras writes, or damaged: {reason}") from error
 
 
-def _check_all(path: Path, root: h5py.File, size: int) -> None:
+def check_arrays(
+    path: Path, root: h5py.File, size: int, filters: frozenset[int] = frozenset(), kinds: str = _KINDS
+) -> Iterator[h5py.Dataset]:
+    """Judge an open file of `size` bytes and yield its arrays; `filters` are allowed beside those that Keras uses.
+
+    Raises `InvalidModel` at links, storage elsewhere, foreign types, and what unpacks without bound.
+    """
     import h5py
 
     declared = 0
     for name, entry in _objects(path, root):
         _check_attributes(path, name, entry)
         if isinstance(entry, h5py.Dataset):
-            _check_dataset(path, name, entry)
-            declared += entry.size * entry.dtype.itemsize
+            _check_dataset(path, name, entry, _FILTERS | filters, kinds)
+            declared += (entry.size or 0) * entry.dtype.itemsize
             if declared > max(_EXPANSION_FLOOR_BYTES, _MAX_EXPANSION * size):
                 raise InvalidModel(f"{path}: {size} bytes that unpack to more than {declared}; not opened")
-            _read(entry)
+            yield entry
 
 
 def _objects(path: Path, root: h5py.File) -> Iterator[tuple[str, Any]]:
@@ -108,17 +116,17 @@ def _aim(link: Any) -> str:
     return f"{getattr(link, 'filename', 'the same file')}:{getattr(link, 'path', '?')}"
 
 
-def _check_dataset(path: Path, name: str, dataset: h5py.Dataset) -> None:
+def _check_dataset(path: Path, name: str, dataset: h5py.Dataset, filters: frozenset[int], kinds: str) -> None:
     if dataset.external or dataset.is_virtual:
         raise InvalidModel(
             f"{path}: {name} keeps its numbers in other files; Keras writes none such, and they are not read"
         )
     properties = dataset.id.get_create_plist()
     used = (properties.get_filter(index) for index in range(properties.get_nfilters()))
-    foreign = [name.decode(errors="replace") or str(code) for code, _, _, name in used if code not in _FILTERS]
+    foreign = [name.decode(errors="replace") or str(code) for code, _, _, name in used if code not in filters]
     if foreign:
         raise InvalidModel(f"{path}: {name} is packed by {', '.join(foreign)}, which Keras does not write")
-    if dataset.dtype.kind not in "fiubSO" or (dataset.dtype.kind == "O" and not _is_text(dataset.dtype)):
+    if dataset.dtype.kind not in kinds or (dataset.dtype.kind == "O" and not _is_text(dataset.dtype)):
         raise InvalidModel(f"{path}: {name} holds {dataset.dtype}, expected numbers or text")
 
 

@@ -20,7 +20,7 @@ from tightship.core.opset import at_opset
 from tightship.errors import ArtifactNotFound, InvalidModel, TightshipError, UsageError
 from tightship.formats.format import Format
 from tightship.formats.onnx_structure import check_structure, run_checker
-from tightship.formats.onnx_tensors import check_tensors, check_values, external_files
+from tightship.formats.onnx_tensors import check_fills, check_tensors, check_values, external_files
 
 if TYPE_CHECKING:
     import onnx
@@ -89,6 +89,7 @@ class Onnx(Format):
             run_checker(proto)
             model = onnx_ir.from_proto(proto)
             onnx_ir.external_data.set_base_dir(model.graph, path.parent.absolute())
+            check_fills(model)
             check_values(model)
             return graph.from_ir(model)
 

@@ -19,6 +19,9 @@ __all__ = ["MAX_DIM", "all_nodes", "check_structure", "proto_operator_name", "ru
 MAX_DIM = 2**40
 """No axis of a real tensor is longer; a longer one is a corrupt or hostile declaration."""
 
+_MAX_GRAPHS = 1000
+"""Graphs inside graphs. Real models have a few dozen; a tree of branches 12 deep has 8,190, and takes minutes."""
+
 _UNCHECKED_DOMAIN = "unchecked"
 _MAX_LISTED = 100
 
@@ -30,6 +33,7 @@ def check_structure(model: onnx.ModelProto) -> None:
     path; the caller adds it.
     """
     _check_versions(model)
+    _check_nesting(model)
     _check_interface(model.graph)
     _check_operators(model)
     _check_names(model.graph, frozenset())
@@ -89,6 +93,16 @@ def _check_versions(model: onnx.ModelProto) -> None:
         raise UnsupportedError(
             f"opset {versions['']}; this onnx knows opsets up to {newest}: upgrade onnx or re-export"
         )
+
+
+def _check_nesting(model: onnx.ModelProto) -> None:
+    pending, found = [model.graph, *model.functions], 0
+    while pending:
+        inner = [body for node in pending.pop().node for body in subgraphs(node)]
+        pending += inner
+        found += len(inner)
+        if found > _MAX_GRAPHS:
+            raise InvalidModel(f"more than {_MAX_GRAPHS} graphs inside graphs; no trained model branches so often")
 
 
 def _check_interface(graph: onnx.GraphProto) -> None:

@@ -5,10 +5,11 @@ External data is named by the model, so its location is hostile input: it must s
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,10 +22,13 @@ if TYPE_CHECKING:
     import onnx
     import onnx_ir
 
-__all__ = ["check_tensors", "check_values", "constant_tensors", "external_files"]
+__all__ = ["check_fills", "check_tensors", "check_values", "constant_tensors", "external_files"]
 
 _DATA_FIELDS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+_ENTRIES = ("location", "offset", "length", "checksum", "basepath")
 _CHUNK_ELEMENTS = 2**22
+
+_MAX_FILL_BYTES = 2**32
 
 _MULTIPLIERS = """
 Attention BatchNormalization BiasGelu Conv ConvInteger ConvTranspose DeformConv DequantizeLinear Div Einsum
@@ -45,7 +49,9 @@ def external_files(model: onnx.ModelProto, folder: Path) -> tuple[Path, ...]:
 
 def check_tensors(model: onnx.ModelProto, folder: Path) -> None:
     """Raise `InvalidModel` where a tensor's data does not have the length that its type and dimensions ask for."""
-    sizes = {location: path.stat().st_size for location, path in _locations(model, folder).items()}
+    files = _locations(model, folder)
+    sizes = {location: path.stat().st_size for location, path in files.items()}
+    _check_entries(model, files)
     for tensor in (*_initializers(model.graph), *_constants(model)):
         if any(not 0 <= dim <= MAX_DIM for dim in tensor.dims):
             raise InvalidModel(f"tensor {tensor.name!r} has impossible dimensions {list(tensor.dims)}")
@@ -75,6 +81,25 @@ def check_values(model: onnx_ir.Model) -> None:
         if names:
             listed = ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
             raise InvalidModel(f"{len(names)} weights hold {found}: {listed}; the training or export went wrong")
+
+
+def check_fills(model: onnx_ir.Model) -> None:
+    """Raise `InvalidModel` where a few bytes ask for gigabytes: a ConstantOfShape of a shape that the file holds.
+
+    Whatever runs the model, or computes its constants once, would allocate them.
+    """
+    for node in model.graph.all_nodes():
+        shape = (
+            node.inputs[0].const_value if node.op_type == "ConstantOfShape" and node.inputs and node.inputs[0] else None
+        )
+        if shape is None:
+            continue
+        fill = node.attributes.get("value")
+        bits = int(fill.as_tensor().dtype.bitwidth) if fill is not None else 32
+        n_bytes = math.prod(int(dim) for dim in shape.numpy().reshape(-1)) * bits // 8
+        if n_bytes > _MAX_FILL_BYTES:
+            name = node.outputs[0].name
+            raise InvalidModel(f"ConstantOfShape {name!r} fills {n_bytes / 2**30:.0f} GiB with one number; not opened")
 
 
 def constant_tensors(model: onnx_ir.Model) -> Iterator[tuple[onnx_ir.Value, onnx_ir.TensorProtocol]]:
@@ -122,6 +147,28 @@ def _locations(model: onnx.ModelProto, folder: Path) -> dict[str, Path]:
         _external_entries(tensor).get("location", "") for tensor in _initializers(model.graph) if _is_external(tensor)
     }
     return {location: _contained(location, folder) for location in named}
+
+
+def _check_entries(model: onnx.ModelProto, files: Mapping[str, Path]) -> None:
+    """Raise `InvalidModel` at an entry that ONNX does not know, and at a checksum (SHA-1 of the file) that is wrong."""
+    digests: dict[str, str] = {}
+    for tensor in filter(_is_external, _initializers(model.graph)):
+        entries = _external_entries(tensor)
+        unknown = [
+            key for key in entries if key not in _ENTRIES and not key.startswith("prepacked_")
+        ]  # of ONNX Runtime
+        if unknown:
+            raise InvalidModel(
+                f"tensor {tensor.name!r}: external data has an entry {unknown[0][:80]!r}; known: {', '.join(_ENTRIES)}"
+            )
+        location, wanted = entries.get("location", ""), entries.get("checksum")
+        if wanted is None:
+            continue
+        if location not in digests:
+            with files[location].open("rb") as file:
+                digests[location] = hashlib.file_digest(file, "sha1").hexdigest()
+        if wanted.lower() != digests[location]:
+            raise InvalidModel(f"external data at {location!r}: its checksum is wrong; it is damaged: fetch it again")
 
 
 def _contained(location: str, folder: Path) -> Path:
