@@ -5,7 +5,18 @@ convert   write a model in another format, and prove that it computes the same
 check     do two models compute the same
 bench     which of several models and engines is fastest here
 compress  apply one recipe, nothing decided
+weights   write the tensors of a model in another container, bit by bit the same
 optimize  search for the smallest or fastest model within a budget, with the evidence
+run       run a model or a package on data
+pack      put models and their evidence into one file, signed and sealed
+unpack    write the files of a package into a folder (`tightship open`)
+verify    check signature and digests of a package
+sign      sign a package that is there
+rekey     change who can open a sealed package
+diff      say what differs between two packages
+push      put a package into a registry
+pull      fetch a package from a registry
+export    write a model as MLflow, Triton or KServe read it
 doctor    what this machine has and can do
 """
 
@@ -16,19 +27,38 @@ from tightship.api.checking import check
 from tightship.api.compressing import compress
 from tightship.api.converting import convert, list_formats
 from tightship.api.inspecting import inspect
+from tightship.api.opening import Keys
 from tightship.api.optimizing import optimize
 from tightship.api.options import Options
+from tightship.api.packing import diff, pack, rekey, sign, unpack, verify
+from tightship.api.running import run
+from tightship.api.sharing import Access, export, pull, push
+from tightship.api.weighing import Weighed, weights
 from tightship.measure.doctor import examine as doctor
 
 __all__ = [
+    "Access",
     "BenchRow",
+    "Keys",
     "Options",
+    "Weighed",
     "bench",
     "check",
     "compress",
     "convert",
+    "diff",
     "doctor",
+    "export",
     "inspect",
     "list_formats",
     "optimize",
+    "pack",
+    "pull",
+    "push",
+    "rekey",
+    "run",
+    "sign",
+    "unpack",
+    "verify",
+    "weights",
 ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tightship import engines
 from tightship.api import loading
+from tightship.api.opening import NO_KEYS, Keys
 from tightship.core.dataset import Dataset
 from tightship.core.feeds import feeds
 from tightship.core.measurement import Latency, Machine, Ratio
@@ -53,14 +54,16 @@ def bench(
     batch: int = 1,
     seconds: float = 2.0,
     progress: Progress = SILENT,
+    keys: Keys = NO_KEYS,
 ) -> BenchTable:
     """Time every model on every engine that can run it (or those named), turn by turn, on the same input.
 
-    `batch` items are fed where the model takes any number; `seconds` is about how long each is timed.
+    `batch` items are fed where the model takes any number; `seconds` is about how long each is timed; `keys` open
+    packages.
     """
     if not models:
         raise UsageError("bench needs at least one model")
-    sources = [loading.read(str(model)) for model in models]
+    sources = [loading.read(str(model), keys=keys) for model in models]
     dataset, _ = loading.data_for(data, sources[0].model, batch, seed=0)
     feed = next(feeds(dataset, sources[0].model.inputs, batch))
     pairs = [(source, target) for source in sources for target in _targets(source, engine_names, threads)]

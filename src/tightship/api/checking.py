@@ -8,10 +8,12 @@ from pathlib import Path
 
 from tightship.api import loading, locating
 from tightship.api.locating import Location
+from tightship.api.opening import NO_KEYS, Keys
 from tightship.core.dataset import Dataset
 from tightship.core.measurement import Agreement
 from tightship.core.progress import SILENT, Progress
 from tightship.measure import parity
+from tightship.search import Source
 
 __all__ = ["Verdict", "check"]
 
@@ -42,6 +44,8 @@ def check(
     locate: Path | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     progress: Progress = SILENT,
+    keys: Keys = NO_KEYS,
+    device: bool = False,
 ) -> Verdict:
     """Run two models on the same inputs (generated where `data` is None) and compare every output.
 
@@ -49,10 +53,14 @@ def check(
     its own units) is judged as if it varied by that much. Where they differ, `locate` names a folder for a
     reproduction of the first difference by itself. Models of other formats are compared operator by operator as the
     graphs that they convert to, each proven to compute what its model does.
-    Raises `DatasetMismatch` where the data fits only one of them.
+    `device` runs Core ML files in Core ML itself, which is on macOS alone, and not as the graphs that they are read
+    into. Raises `DatasetMismatch` where the data fits only one of them.
     """
-    one, other = loading.read(str(first), weights[0], shapes), loading.read(str(second), weights[1], shapes)
+    one = loading.read(str(first), weights[0], shapes, keys=keys)
+    other = loading.read(str(second), weights[1], shapes, keys=keys)
     dataset, _ = loading.data_for(data, loading.drawable(one.model, progress), N_GENERATED, seed=0)
+    if device:
+        one, other = (Source.of(source.artifact, source.model, device=True) for source in (one, other))
     with one.open() as session, other.open() as candidate:
         agreement = parity.compare(session, candidate, dataset, rtol=rtol, atol=atol, progress=progress)
     found = Verdict(str(first), str(second), dataset.name, agreement)

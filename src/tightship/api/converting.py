@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tightship.api import loading, locating
 from tightship.core import atomic, extras
 from tightship.core.artifact import Artifact, file_digest
 from tightship.core.dataset import Dataset
-from tightship.core.evidence import Evidence, Verdict, evidence_path
+from tightship.core.evidence import CheckedBy, Evidence, Verdict, evidence_path
 from tightship.core.measurement import Agreement
 from tightship.core.model import Form, Model, Step
 from tightship.core.progress import SILENT, Progress
@@ -32,6 +33,7 @@ from tightship.errors import (
 from tightship.formats import Format
 from tightship.measure import parity
 from tightship.measure.machine import machine
+from tightship.measure.moved_weights import has_float_inputs, with_moved_weights
 from tightship.search import Source
 
 __all__ = ["FormatRow", "convert", "list_formats"]
@@ -84,14 +86,30 @@ class _Proof:
 
 
 @dataclass(frozen=True)
+class _Proven:
+    """What became of the proof, and how it was had."""
+
+    verdict: Verdict
+    reason: str
+    agreement: Agreement | None = None
+    checked_by: CheckedBy = "running"
+
+
+@dataclass(frozen=True)
 class _Made:
     """A conversion as it lies in `folder`, proven or not."""
 
     model: Model
     folder: Path
-    verdict: Verdict
-    reason: str
-    agreement: Agreement | None
+    proven: _Proven
+
+    @property
+    def verdict(self) -> Verdict:
+        return self.proven.verdict
+
+    @property
+    def reason(self) -> str:
+        return self.proven.reason
 
 
 def list_formats() -> tuple[FormatRow, ...]:
@@ -161,7 +179,7 @@ def _evidence(entry: Format, made: _Made, place: Path, proof: _Proof) -> Evidenc
         source_engine=str(source.target),
         output=str(place),
         output_format=entry.name,
-        output_engine=entry.engine,
+        output_engine=entry.engine if made.proven.checked_by == "running" else "",
         steps=(*made.model.history, _written(entry)),
         verdict=made.verdict,
         reason=made.reason,
@@ -171,7 +189,8 @@ def _evidence(entry: Format, made: _Made, place: Path, proof: _Proof) -> Evidenc
         seconds=0.0,
         size_bytes=sum(path.stat().st_size for path in files),
         files={str(path.relative_to(made.folder)): file_digest(path) for path in files},
-        agreement=made.agreement,
+        agreement=made.proven.agreement,
+        checked_by=made.proven.checked_by,
     )
 
 
@@ -256,33 +275,54 @@ def _make(entry: Format, way: Sequence[Form], path: Path, proof: _Proof) -> _Mad
             artifact = entry.write(model, path)
         except TightshipError as error:  # the user knows the output by its name, not by where it is staged
             raise type(error)(str(error).replace(str(path), path.name)) from error
-    return _Made(model, path.parent, *_prove(entry, artifact, proof))
+    return _Made(model, path.parent, _prove(entry, artifact, proof))
 
 
-def _prove(entry: Format, artifact: Artifact, proof: _Proof) -> tuple[Verdict, str, Agreement | None]:
-    if not entry.engine:
-        return "not checked", f"no engine on this system runs {entry.name} files", None
-    engine = engines.ENGINES[entry.engine]
-    if not engine.available:
-        command = extras.install_command(engine.module)
-        return "not checked", f"{entry.name} files are run by {engine.name}, which is not installed: {command}", None
+def _prove(entry: Format, artifact: Artifact, proof: _Proof) -> _Proven:
+    """Run what was written, in the engine that it is for; where there is none here, read it back and run that."""
+    engine = engines.ENGINES[entry.engine] if entry.engine else None
+    runs = engine is not None and engine.available
+    if not runs and not entry.readable:
+        return _Proven("not checked", _why_not(entry), checked_by="")
     try:
         reference = proof.source.open(exact=True)
     except EngineError as error:
-        return "not checked", f"{proof.source.target.engine} cannot run the source: {error}", None
+        reason = f"{proof.source.target.engine} cannot run the source: {error}"
+        return _Proven("not checked", reason, checked_by="")
     with reference:
         try:
-            session = engines.open_session(entry.loadable(artifact), Target(entry.engine, exact=True))
-        except (EngineError, InvalidModel) as error:
-            return "differs", f"{entry.engine} cannot open what was written: {error}", None
+            session = _opened(entry, artifact) if runs else _read_back(artifact)
+        except (EngineError, InvalidModel, UnsupportedError) as error:
+            what = f"{entry.engine} cannot open what was written" if runs else "what was written cannot be read back"
+            return _Proven("differs", f"{what}: {error}")
         with session:
-            return _told(_compared(reference, session, proof))
+            found = _told(_compared(reference, session, proof))
+    return found if runs else replace(found, checked_by="reading back")
+
+
+def _why_not(entry: Format) -> str:
+    if not entry.engine:
+        return f"no engine on this system runs {entry.name} files"
+    engine = engines.ENGINES[entry.engine]
+    command = extras.install_command(engine.module)
+    return f"{entry.name} files are run by {engine.name}, which is not installed: {command}"
+
+
+def _opened(entry: Format, artifact: Artifact) -> Session:
+    return engines.open_session(entry.loadable(artifact), Target(entry.engine, exact=True))
+
+
+def _read_back(artifact: Artifact) -> Session:
+    """The file as it is read into a form, run by the engine of that form."""
+    return Source.of(artifact, formats.read(artifact)).open(exact=True)
 
 
 def _by_default(entry: Format, made: _Made, path: Path, proof: _Proof) -> Iterator[str]:
     """Say what engines add by themselves to 8-bit numbers: products round what they read, and sums saturate."""
     model = proof.source.model
     if made.verdict not in ("equal", "within tolerance") or model.form != "graph":
+        return
+    if made.proven.checked_by != "running":
         return
     if not any(node.op_type == "DequantizeLinear" for node in model.graph.graph):
         return
@@ -297,25 +337,37 @@ def _by_default(entry: Format, made: _Made, path: Path, proof: _Proof) -> Iterat
 
 
 def _compared(reference: Session, session: Session, proof: _Proof) -> Agreement:
-    return parity.compare(
-        reference,
-        session,
-        proof.data,
-        rtol=proof.rtol,
-        atol=proof.atol,
-        steps=proof.steps,
-        unit=proof.unit,
-        progress=proof.progress,
-    )
+    with ExitStack() as stack:
+        return parity.compare(
+            reference,
+            session,
+            proof.data,
+            rtol=proof.rtol,
+            atol=proof.atol,
+            steps=proof.steps,
+            unit=proof.unit,
+            moved=_moved(proof, stack),
+            progress=proof.progress,
+        )
 
 
-def _told(found: Agreement) -> tuple[Verdict, str, Agreement]:
+def _moved(proof: _Proof, stack: ExitStack) -> Session | None:
+    """The source with its weights moved by a rounding, where its inputs cannot be."""
+    model = proof.source.model
+    if has_float_inputs(model):
+        return None
+    engine = proof.source.target.engine
+    target = replace(proof.source.target, engine=engine if engines.ENGINES[engine].form else "onnxruntime")
+    return stack.enter_context(engines.open_session(with_moved_weights(model), target))
+
+
+def _told(found: Agreement) -> _Proven:
     if not found.agrees:
-        return "differs", found.cause or f"output {found.output!r} is off by {found.max_abs:.3g}", found
+        return _Proven("differs", found.cause or f"output {found.output!r} is off by {found.max_abs:.3g}", found)
     if not found.max_abs:
-        return "equal", f"every output is the same to the last bit on {found.n_items} items", found
+        return _Proven("equal", f"every output is the same to the last bit on {found.n_items} items", found)
     told = f"off by {found.max_abs:.2g} at most, {found.error:.2g} of the tolerance ({found.n_items} items)"
-    return "within tolerance", told, found
+    return _Proven("within tolerance", told, found)
 
 
 def _where(entry: Format, made: _Made, path: Path, proof: _Proof) -> str:

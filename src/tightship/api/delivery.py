@@ -1,4 +1,7 @@
-"""What `optimize` leaves behind: the model, `plan.json`, `recipe.toml` and `report.html`, all whole or none."""
+"""What `optimize` leaves behind: the model, `plan.json`, `recipe.toml` and `report.html`, all whole or none.
+
+A package (`.ship`) holds all of them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tightship import formats, report
+from tightship.api import packing
+from tightship.api.opening import is_package
 from tightship.core import atomic
 from tightship.core.plan import Plan
 from tightship.core.recipe import Recipe
@@ -22,10 +27,18 @@ OURS = frozenset({"model.*", "plan.json", "recipe.toml", "report.html"})
 
 @dataclass(frozen=True)
 class Place:
-    """Where the output goes: a folder with fixed names, or one `.onnx` file with the others beside it."""
+    """Where the output goes: a folder with fixed names, one `.onnx` file with the others beside it, or a package.
+
+    Where nothing meets the budget there is no package, and the others lie beside where it would be.
+    """
 
     path: Path
     is_file: bool
+
+    @property
+    def is_package(self) -> bool:
+        """Whether one file takes everything."""
+        return is_package(self.path)
 
     @property
     def report(self) -> Path:
@@ -41,7 +54,7 @@ def place(output: Path | str | None, source: Path) -> Place | None:
     if output is None:
         return None
     path = Path(output)
-    chosen = Place(path, path.suffix.lower() == ".onnx")
+    chosen = Place(path, path.suffix.lower() == ".onnx" or is_package(path))
     atomic.check_writable(path, None if chosen.is_file else OURS)
     if path.is_dir() and any(path.iterdir()) and not (path / "plan.json").exists():
         raise OutputError(f"{path} holds files that are not ours; choose an empty or new folder for the output")
@@ -53,6 +66,8 @@ def place(output: Path | str | None, source: Path) -> Place | None:
 def deliver(where: Place, plan: Plan, chosen: Trial, workshop: Workshop, with_model: bool) -> Plan:
     """Write everything and return the plan with the path of the model in it."""
     recipe = Recipe(chosen.proposal.recipe.passes, chosen.proposal.target).to_toml()
+    if where.is_package and with_model:
+        return _deliver_package(where.path, plan, recipe, chosen, workshop)
     if where.is_file:
         return _deliver_file(where, plan, recipe, chosen, workshop, with_model)
     name = _model_name(chosen, workshop)
@@ -60,8 +75,16 @@ def deliver(where: Place, plan: Plan, chosen: Trial, workshop: Workshop, with_mo
     with atomic.replace_folder(where.path, OURS) as folder:
         if with_model:
             _write_model(chosen, workshop, folder / name)
-        for file, text in _documents(plan, recipe).items():
-            (folder / file).write_text(text, encoding="utf-8")
+        _write_documents(folder, plan, recipe)
+    return plan
+
+
+def _deliver_package(path: Path, plan: Plan, recipe: str, chosen: Trial, workshop: Workshop) -> Plan:
+    plan = replace(plan, output=str(path))
+    with atomic.folder_beside(path) as folder:
+        _write_model(chosen, workshop, folder / _model_name(chosen, workshop))
+        _write_documents(folder, plan, recipe)
+        packing.pack([folder], path, progress=workshop.progress)
     return plan
 
 
@@ -74,6 +97,11 @@ def _deliver_file(where: Place, plan: Plan, recipe: str, chosen: Trial, workshop
         if with_model:
             _write_model(chosen, workshop, where.path)
     return plan
+
+
+def _write_documents(folder: Path, plan: Plan, recipe: str) -> None:
+    for file, text in _documents(plan, recipe).items():
+        (folder / file).write_text(text, encoding="utf-8")
 
 
 def _documents(plan: Plan, recipe: str) -> dict[str, str]:

@@ -11,6 +11,7 @@ import numpy as np
 import platformdirs
 
 from tightship import bridges, engines, formats
+from tightship.api.opening import NO_KEYS, Keys, is_package, read_packed
 from tightship.core import sources
 from tightship.core.dataset import Dataset
 from tightship.core.measurement import Agreement
@@ -46,11 +47,14 @@ def read(
     weights: Path | None = None,
     shapes: Mapping[str, Sequence[int]] | None = None,
     trusted: Sequence[str] = (),
+    keys: Keys = NO_KEYS,
 ) -> Source:
     """Read a model file, or call the function that builds it; `shapes` fixes those of inputs.
 
-    `trusted` names the classes that a pickle may import.
+    `trusted` names the classes that a pickle may import, `keys` what opens a package and who must have signed it.
     """
+    if is_package(source):
+        return read_packed(source, keys, shapes)
     artifact = formats.recognise(source, weights)
     return Source.of(artifact, fix_input_shapes(*formats.read_shaped(artifact, shapes or {}, trusted)))
 

@@ -35,8 +35,9 @@ def optimize(
     """Search for the smallest or fastest form of `model` within `budget`, and write it with its evidence.
 
     `model` is a path or `package.module:function`; `data` an `.npz` file, a function yielding batches, a `Dataset`, or
-    None: then inputs are generated and fidelity to the source takes the place of accuracy. `output` is a folder, or a
-    file ending in `.onnx`; None writes nothing. With `options.dry_run` the plan holds what would be tried.
+    None: then inputs are generated and fidelity to the source takes the place of accuracy. `output` is a folder, a
+    file ending in `.onnx`, or a package ending in `.ship`; None writes nothing. With `options.dry_run` the plan holds
+    what would be tried.
 
     Raises any `TightshipError`; `BudgetError` where a limit of size or latency is met by nothing (the report is written
     all the same, the model is not).

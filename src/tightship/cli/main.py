@@ -10,7 +10,29 @@ from typing import Any
 import click
 
 import tightship
-from tightship.cli.commands import bench, check, compress, convert, doctor, formats, inspect, optimize, recipes
+from tightship.cli.commands import (
+    bench,
+    check,
+    compress,
+    convert,
+    diff,
+    doctor,
+    export,
+    formats,
+    inspect,
+    keys,
+    optimize,
+    pack,
+    pull,
+    push,
+    recipes,
+    rekey,
+    run,
+    sign,
+    verify,
+    weights,
+)
+from tightship.cli.commands import open as open_package
 from tightship.errors import TightshipError
 
 __all__ = ["main"]
@@ -24,6 +46,18 @@ COMMANDS = (
     check.command,
     bench.command,
     compress.command,
+    run.command,
+    weights.command,
+    keys.command,
+    pack.command,
+    open_package.command,
+    verify.command,
+    sign.command,
+    rekey.command,
+    diff.command,
+    push.command,
+    pull.command,
+    export.command,
 )
 ABOUT = (doctor.command, formats.command, recipes.command)
 

@@ -15,6 +15,7 @@ from tightship.api.benching import BenchTable
 from tightship.api.checking import Verdict
 from tightship.api.compressing import Compressed
 from tightship.api.converting import FormatRow
+from tightship.api.weighing import Weighed
 from tightship.core.evidence import Evidence, evidence_path
 from tightship.core.passes import Pass
 from tightship.core.plan import Candidate, Plan
@@ -23,7 +24,18 @@ from tightship.measure.doctor import Diagnosis
 from tightship.report import words
 from tightship.report.verdict import grounds, headline
 
-__all__ = ["bench", "compressed", "description", "doctor", "evidence", "formats", "plan", "recipes", "verdict"]
+__all__ = [
+    "bench",
+    "compressed",
+    "description",
+    "doctor",
+    "evidence",
+    "formats",
+    "plan",
+    "recipes",
+    "verdict",
+    "weighed",
+]
 
 WIDE = 110
 """Columns from which reasons fit beside the numbers of a plan; below, they follow its table."""
@@ -110,12 +122,16 @@ def verdict(found: Verdict) -> RenderableType:
     return Group(*lines)
 
 
+def _how(found: Evidence) -> str:
+    return ", checked by reading back" if found.checked_by == "reading back" else ""
+
+
 def evidence(found: Evidence) -> RenderableType:
     """The verdict of a conversion, how it was reached, and where the files are."""
     style = {"differs": "bold red", "not checked": "bold yellow"}.get(found.verdict, "bold green")
     route = " -> ".join((found.source_format, *(str(step) for step in found.steps)))
     lines = [
-        Text(f"{found.verdict}: {found.reason}", style=style),
+        Text(f"{found.verdict}{_how(found)}: {found.reason}", style=style),
         Text(f"{route}, {words.bytes_text(found.size_bytes)}, {found.seconds:.1f} s"),
     ]
     if found.difference:
@@ -176,6 +192,19 @@ def compressed(found: Compressed) -> RenderableType:
     return Group(Text(head, style="bold"), *(Text(f"note: {note}") for note in found.notes))
 
 
+def weighed(found: Weighed) -> RenderableType:
+    """What `weights` wrote, and that it reads back the same."""
+    lines = [
+        Text(f"{found.n_tensors} tensors, {found.n_bytes:,} bytes: the same to the last bit", style="bold green"),
+        Text(f"written: {found.output} ({found.container}, {found.file_bytes:,} bytes)"),
+        Text(f"digest of the tensors: {found.digest}"),
+    ]
+    if found.left_out:
+        more = f" and {len(found.left_out) - 8} more" if len(found.left_out) > 8 else ""
+        lines.append(Text(f"left out, being no tensors: {', '.join(found.left_out[:8])}{more}"))
+    return Group(*lines)
+
+
 @dataclass(frozen=True)
 class _ByWidth:
     """Draws `wide` where the terminal has `WIDE` columns, else `narrow`."""
@@ -229,6 +258,8 @@ def _risks(found: Description) -> Iterable[RenderableType]:
 
 def _report_of(output: str) -> str:
     path = Path(output)
+    if path.suffix == ".ship":
+        return f"in it (tightship open {output} -o DIR)"
     beside = path.with_suffix(".report.html")
     return str(beside if beside.exists() else path.parent / "report.html")
 

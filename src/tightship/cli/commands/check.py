@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from tightship.cli import output
+from tightship.cli.opening import keys_options
 from tightship.cli.progress import progress_bars
 from tightship.errors import ParityError
+
+if TYPE_CHECKING:
+    from tightship.api.opening import Keys
 
 __all__ = ["command"]
 
@@ -25,6 +30,8 @@ __all__ = ["command"]
 )
 @click.option("--locate", type=click.Path(path_type=Path), metavar="DIR", help="Write the first difference by itself.")
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix the shape of an input.")
+@click.option("--device", is_flag=True, help="Run Core ML files in Core ML itself (macOS).")
+@keys_options
 @output.json_option
 def command(
     first: str,
@@ -36,6 +43,8 @@ def command(
     atol: float,
     locate: Path | None,
     shapes: tuple[str, ...],
+    device: bool,
+    keys: Keys,
     as_json: bool,
 ) -> int:
     """Run FIRST and SECOND on the same inputs and say whether they compute the same; if not, which operator differs.
@@ -54,7 +63,17 @@ def command(
 
     with progress_bars(quiet=as_json) as progress:
         verdict = api.check(
-            first, second, data, (weights, weights_second), rtol, atol, locate, parse_shapes(shapes), progress
+            first,
+            second,
+            data,
+            (weights, weights_second),
+            rtol,
+            atol,
+            locate,
+            parse_shapes(shapes),
+            progress,
+            keys,
+            device,
         )
     output.answer(verdict, as_json, lambda: show.verdict(verdict))
     return 0 if verdict.agreement.agrees else ParityError.exit_code

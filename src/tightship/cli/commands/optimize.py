@@ -17,7 +17,7 @@ __all__ = ["command"]
 @click.command("optimize", short_help="Find the smallest or fastest form that is provably good enough.")
 @click.argument("model")
 @output.data_option
-@click.option("-o", "--output", "place", metavar="OUT", help="A folder for everything, or a file ending in .onnx.")
+@click.option("-o", "--output", "place", metavar="OUT", help="A folder, a package (.ship) or an .onnx file.")
 @click.option("--max-drop", default=0.01, show_default=True, help="Largest drop of the metric, in its own units.")
 @click.option("--goal", type=click.Choice(["latency", "size"]), default="latency", show_default=True)
 @click.option("--confidence", default=0.95, show_default=True, help="Confidence that the drop is within --max-drop.")
@@ -44,6 +44,7 @@ def command(model: str, data: str | None, place: str | None, as_json: bool, **va
     \b
     tightship optimize model.onnx --data calib.npz --max-drop 0.01 -o out
     tightship optimize model.onnx --data calib.npz --goal size -o small.onnx
+    tightship optimize model.onnx --data calib.npz -o model.ship
     tightship optimize nets:resnet --weights resnet.safetensors -o out
     """
     from tightship import api
