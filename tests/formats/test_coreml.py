@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from tightship import formats
-from tightship.core import extras
+from tightship.core import extras, graph
 from tightship.core.model import Model
 from tightship.core.torch_module import from_torch
 from tightship.errors import MissingExtra, OutputError, UnsupportedError, UnsupportedOperators, UsageError
@@ -147,13 +148,41 @@ def test_a_package_takes_the_place_of_an_older_one_but_not_of_another_folder(tmp
     assert (tmp_path / "net.mlpackage" / "notes.txt").is_file()
 
 
-def test_the_format_is_written_and_not_read(written: Path) -> None:
-    artifact = formats.recognise(str(written))
-    assert artifact.size_bytes > 0
-    with pytest.raises(UnsupportedError, match=r"net\.mlpackage: Core ML packages are written, not read"):
-        formats.read(artifact)
+@pytest.mark.parametrize(("precision", "rtol"), [("float32", 1e-5), ("float16", 2e-3)])
+def test_what_is_written_reads_back_and_computes_the_same(precision: Any, rtol: float, tmp_path: Path) -> None:
+    """In half precision the weights are rounded, 2**-11 each, and everything else is computed in single."""
+    model = net()
+    CoreMl(precision).write(model, tmp_path / "net.mlpackage")
+    again = formats.read(formats.recognise(str(tmp_path / "net.mlpackage")))
+    assert again.form == "graph"
+    assert [spec.name for spec in again.inputs] == ["image", "scale"]
+    assert {spec.dtype for spec in (*again.inputs, *again.outputs)} == {"float32"}
+    tensors = model.content.example_inputs
+    feeds = {spec.name: tensor.numpy() for spec, tensor in zip(model.inputs, tensors, strict=True)}
+    session = onnxruntime.InferenceSession(graph.to_bytes(again), providers=["CPUExecutionProvider"])
+    wanted = model.content.module(*tensors)
+    for name, found in zip(("scaled", "features"), session.run(["scaled", "features"], feeds), strict=True):
+        np.testing.assert_allclose(found, wanted[name].detach().numpy(), rtol=rtol, atol=rtol)
+
+
+def test_a_recurrent_module_reads_back_and_computes_the_same(tmp_path: Path) -> None:
+    model = from_torch(Recurrent().eval(), (torch.randn(1, 2, 4),))
+    again = formats.read(formats.write(model, tmp_path / "net.mlpackage"))
+    session = onnxruntime.InferenceSession(graph.to_bytes(again), providers=["CPUExecutionProvider"])
+    (tensor,) = model.content.example_inputs
+    (found,) = session.run(None, {model.inputs[0].name: tensor.numpy()})
+    np.testing.assert_allclose(found, model.content.module(tensor).detach().numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_package_holds_its_weights(written: Path) -> None:
+    assert formats.recognise(str(written)).size_bytes > 0
     with pytest.raises(UsageError, match="leave out the weights"):
         formats.recognise(str(written), Path("weights.pt"))
+
+
+def test_a_program_is_not_written_as_a_single_file(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"name the output net\.mlpackage"):
+        formats.write(net(), tmp_path / "net.mlmodel")
 
 
 def test_another_form_is_not_written(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -360,6 +361,35 @@ def test_all_lambda_layers_are_named_at_once(tmp_path: Path, suffix: str) -> Non
     model.save(tmp_path / f"model{suffix}")
     with pytest.raises(UnsupportedError, match=r"'twice' is a Lambda.*'more' is a Lambda"):
         read(tmp_path / f"model{suffix}")
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_code_in_a_file_runs_where_the_user_says_so(tmp_path: Path, suffix: str) -> None:
+    x = keras.Input((3,), name="x")
+    keras.Model(x, layers.Lambda(lambda value: value * 2, name="twice", output_shape=(3,))(x)).save(
+        tmp_path / f"model{suffix}"
+    )
+    artifact = formats.recognise(str(tmp_path / f"model{suffix}"))
+    model, _ = formats.read_shaped(artifact, {}, ("Lambda",))
+    with open_session(model, Target("tensorflow")) as session:
+        [found] = session.run({"x": np.float32([[1, 2, 3]])}).values()
+    np.testing.assert_array_equal(found, [[2, 4, 6]])
+
+
+@pytest.mark.parametrize("suffix", [".keras", ".h5"])
+def test_a_class_of_another_module_is_imported_where_it_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    name = f"planted_{suffix[1:]}"
+    (tmp_path / f"{name}.py").write_text("import keras\n\n\nclass Own(keras.layers.Dense):\n    pass\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    x = keras.Input((3,), name="x")
+    keras.Model(x, importlib.import_module(name).Own(4, name="own")(x)).save(tmp_path / f"model{suffix}")
+    artifact = formats.recognise(str(tmp_path / f"model{suffix}"))
+    with pytest.raises(TightshipError):
+        formats.read(artifact)
+    model, _ = formats.read_shaped(artifact, {}, (f"{name}.Own",))
+    assert type(model.content.get_layer("own")).__module__ == name
 
 
 @pytest.mark.parametrize("member", ["../planted.py", "/etc/planted", "assets/../../planted", "model.weights.npz"])

@@ -97,10 +97,18 @@ def test_the_source_depends_on_torch_and_safetensors_only(tmp_path: Path) -> Non
     assert homes <= {*sys.stdlib_module_names, "torch", "safetensors"}
 
 
-def test_weights_that_two_layers_share_stay_shared(tmp_path: Path) -> None:
-    text = """<ir_version: 9, opset_import: ["" : 17]>
-    net (float[n, 4] x) => (float[n, 4] y) <float[4, 4] w = {1,2,3,4, 5,6,7,8, 9,1,2,3, 4,5,6,7}>
-    { a = MatMul (x, w) b = Tanh (a) c = MatMul (b, w) y = Sigmoid (c) }"""
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        ("float[4, 4]", "a = MatMul (x, w) b = Tanh (a) c = MatMul (b, w)"),
+        ("int64[4]", "a = Gather (w, x) b = Tanh (a) c = MatMul (w, b)"),
+    ],
+    ids=["two layers", "a layer and an operator"],
+)
+def test_weights_that_are_used_twice_stay_shared(tmp_path: Path, kind: str, body: str) -> None:
+    text = f"""<ir_version: 9, opset_import: ["" : 17]>
+    net ({kind} x) => (float[4, 4] y) <float[4, 4] w = {{1,2,3,4, 5,6,7,8, 9,1,2,3, 4,5,6,7}}>
+    {{ {body} y = Sigmoid (c) }}"""
     assert ts.convert(saved(text, tmp_path), tmp_path / "out" / "net.py").proven
     code = "import net; print(sum(p.numel() for p in net.load().parameters()))"
     done = subprocess.run(

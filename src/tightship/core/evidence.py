@@ -13,9 +13,10 @@ from tightship.core import atomic
 from tightship.core.measurement import Agreement, Machine
 from tightship.core.model import Step
 
-__all__ = ["Evidence", "Verdict", "evidence_path"]
+__all__ = ["CheckedBy", "Evidence", "Verdict", "evidence_path"]
 
 Verdict = Literal["equal", "within tolerance", "differs", "not checked"]
+CheckedBy = Literal["running", "reading back", ""]
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class Evidence:
     """`reason` says what led to the verdict; `difference` names the first operator that differs, or says why
     none was found.
 
+    `checked_by` tells a file that was run in the engine it is for from one that was read back and run as a graph, which
+    shows what it means and not what its engine makes of it; it is empty where nothing was checked.
     `files` holds the SHA-256 of every file of the output by its path relative to the output's folder, and `attempts`
     what other ways were tried first and why they were not taken. `rtol` is relative to how an output varies over items.
     """
@@ -44,6 +47,7 @@ class Evidence:
     size_bytes: int
     files: Mapping[str, str]
     agreement: Agreement | None = None
+    checked_by: CheckedBy = "running"
     difference: str = ""
     attempts: tuple[str, ...] = ()
     notes: tuple[str, ...] = field(default=())

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
 from tightship.errors import InvalidModel, UnsupportedError
 
-__all__ = ["check_config", "parse_config"]
+__all__ = ["LAMBDA", "check_config", "parse_config"]
+
+LAMBDA = "Lambda"
+"""The name by which a user trusts the Python code that Lambda layers keep in the file."""
 
 Config = dict[str, Any]
 
@@ -23,7 +26,7 @@ _MODULE = re.compile(
     r"|quantizers|losses|metrics|optimizers|random|engine|engine\.\w+)(\.\w+)*"
 )
 _WRAPPERS = frozenset({"TFSMLayer", "TorchModuleWrapper", "FlaxLayer", "JaxLayer", "PyFunc"})
-_LAMBDA = frozenset({"Lambda", "__lambda__"})
+_LAMBDA = frozenset({LAMBDA, "__lambda__"})
 _FILES = frozenset({"vocabulary", "idf_weights", "mean_path", "filepath"})
 _MAX_NAMED = 8
 
@@ -39,38 +42,41 @@ def parse_config(path: Path, text: str) -> Config:
     return config
 
 
-def check_config(path: Path, config: Config) -> None:
-    """Raise `UnsupportedError` naming every layer that is not Keras' own or could run code."""
+def check_config(path: Path, config: Config, trusted: Collection[str] = ()) -> None:
+    """Raise `UnsupportedError` naming every layer that is not Keras' own or could run code.
+
+    `trusted` names classes (`package.module.Class`) that Keras may import, and `Lambda` for code in the file.
+    """
     try:
-        reasons = list(dict.fromkeys(_faults(config, "the model")))
+        reasons = list(dict.fromkeys(_faults(config, "the model", trusted)))
     except RecursionError as error:
         raise InvalidModel(f"{path}: its description of the model is nested too deeply") from error
     if reasons:
         more = f" and {len(reasons) - _MAX_NAMED} more" if len(reasons) > _MAX_NAMED else ""
         raise UnsupportedError(
-            f"{path}: not opened, since {'; '.join(reasons[:_MAX_NAMED])}{more}. Where you trust the file, load it in "
-            "your own Python (keras.saving.load_model with custom_objects or safe_mode=False), export it with "
-            "model.export('folder') and give tightship that folder"
+            f"{path}: not opened, since {'; '.join(reasons[:_MAX_NAMED])}{more}. Where you trust the file, name what "
+            "may run (--trust-pickle Lambda, --trust-pickle package.module.Class), or load it in your own Python, "
+            "export it with model.export('folder') and give tightship that folder"
         )
 
 
-def _faults(value: Any, owner: str) -> Iterator[str]:
+def _faults(value: Any, owner: str, trusted: Collection[str]) -> Iterator[str]:
     """What is wrong in a part of the description; `owner` is the layer that it belongs to."""
     if isinstance(value, list):
         for item in value:
-            yield from _faults(item, owner)
+            yield from _faults(item, owner, trusted)
     if not isinstance(value, dict):
         return
     if "class_name" in value:
         owner = _owner(value, owner)
-        if fault := _fault(value):
+        if fault := _fault(value, trusted):
             yield f"{owner} {fault}"
     for key, item in value.items():
         if key in _FILES and isinstance(item, str):
             yield f"{owner} would read the file {item[:80]!r}"
         if key == "custom_objects" and item:
             yield f"{owner} names custom objects"
-        yield from _faults(item, owner)
+        yield from _faults(item, owner, trusted)
 
 
 def _owner(value: Config, owner: str) -> str:
@@ -79,14 +85,16 @@ def _owner(value: Config, owner: str) -> str:
     return f"layer {name!r}" if isinstance(name, str) else owner
 
 
-def _fault(value: Config) -> str:
+def _fault(value: Config, trusted: Collection[str]) -> str:
     kind, module, registered = (value.get(key) for key in ("class_name", "module", "registered_name"))
     if not isinstance(kind, str) or not isinstance(module, str | None) or not isinstance(registered, str | None):
         return "has a class that is no name"
     if kind in _LAMBDA:
-        return "is a Lambda: Python code in the file"
+        return "" if LAMBDA in trusted else "is a Lambda: Python code in the file"
     if kind in _WRAPPERS:
         return f"is a {kind}: it loads a model of another kind"
+    if f"{module}.{kind}" in trusted:
+        return ""
     if module is not None and not _MODULE.fullmatch(module):
         return f"is a {kind} of the module {module}"
     if registered is not None and ">" in registered:

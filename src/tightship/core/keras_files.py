@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import re
 import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tightship.core.hdf5 import check_hdf5
-from tightship.core.keras_config import check_config, parse_config
+from tightship.core.keras_config import LAMBDA, check_config, parse_config
 from tightship.core.keras_legacy import modernized
 from tightship.core.keras_model import from_keras
 from tightship.core.model import Model
@@ -32,23 +34,23 @@ _MAX_EXPANSION = 100
 _EXPANSION_FLOOR_BYTES = 2**28
 
 
-def read_keras(path: Path) -> Model:
-    """Read a `.keras` file of Keras 3.
+def read_keras(path: Path, trusted: Sequence[str] = ()) -> Model:
+    """Read a `.keras` file of Keras 3; `trusted` as in `check_config`.
 
     Raises `InvalidModel` where it is damaged or hostile and `UnsupportedError` where it holds code or classes that are
     not Keras' own.
     """
     require_keras("reading a .keras file")
     text = _check_archive(path)
-    check_config(path, {**parse_config(path, text), "compile_config": None})
+    check_config(path, {**parse_config(path, text), "compile_config": None}, trusted)
     check_hdf5(path, _WEIGHTS)
     with tempfile.TemporaryDirectory(prefix="tightship-") as folder:
         named = Path(folder, "model.keras")  # Keras goes by the suffix, in lower case only
         named.symlink_to(path.resolve())
-        return _wrapped(path, _load(path, named))
+        return _wrapped(path, _load(path, named, trusted))
 
 
-def read_h5(path: Path) -> Model:
+def read_h5(path: Path, trusted: Sequence[str] = ()) -> Model:
     """Read a whole model in an HDF5 file of Keras 2 or 3. Raises as `read_keras`."""
     require_keras("reading a Keras HDF5 file")
     facts = check_hdf5(path)
@@ -61,14 +63,14 @@ def read_h5(path: Path) -> Model:
         )
     config = parse_config(path, facts["model_config"])
     try:
-        check_config(path, config)
+        check_config(path, config, trusted)
         config = modernized(path, config)
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidModel(f"{path}: its description of the model is not what Keras writes: {error!r}") from error
     with tempfile.TemporaryDirectory(prefix="tightship-") as folder:
         copy = Path(folder, "model.h5")
         _copy_network(path, copy, config)
-        return _wrapped(path, _load(path, copy))
+        return _wrapped(path, _load(path, copy, trusted))
 
 
 def read_weights(model: keras.Model, path: Path | None = None) -> Model:
@@ -131,17 +133,24 @@ def _describe_operations(model: keras.Model, path: Path) -> None:
         file.attrs["model_config"] = json.dumps({"class_name": whole["class_name"], "config": whole["config"]})
 
 
-def _load(path: Path, readable: Path) -> keras.Model:
+def _load(path: Path, readable: Path, trusted: Sequence[str]) -> keras.Model:
     import keras
 
     try:
+        classes = {name.rpartition(".")[2]: _imported(name) for name in trusted if name != LAMBDA}
         with quiet_tensorflow():
-            model = keras.saving.load_model(readable, compile=False, safe_mode=True)
+            model = keras.saving.load_model(readable, classes, compile=False, safe_mode=LAMBDA not in trusted)
     except Exception as error:  # Keras raises what its layers raise
         raise InvalidModel(f"{path}: Keras cannot load it: {_reason(error)}") from error
     if not isinstance(model, keras.Model):
         raise InvalidModel(f"{path}: expected a Keras model, found a {type(model).__name__}")
     return model
+
+
+def _imported(name: str) -> type:
+    module, _, kind = name.rpartition(".")
+    found: type = getattr(importlib.import_module(module), kind)
+    return found
 
 
 def _wrapped(path: Path, model: keras.Model) -> Model:

@@ -197,8 +197,14 @@ def _init(module: torch.fx.GraphModule, inner: Mapping[str, str]) -> Iterator[st
     for key, child in module.named_children():
         yield f"    self.{key} = {inner[key]}()" if key in inner else f"    self.{key} = {_construction(key, child)}"
     yield from (f"    {line}" for line in _shared_weights(module))
+    owners = {
+        id(parameter): f"self.{key}.{name}"
+        for key, child in module.named_children()
+        for name, parameter in child.named_parameters()
+    }
     for key, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
-        yield f"    self.{key} = nn.Parameter({_empty(parameter)})"
+        yield f"    self.{key} = {owners.get(id(parameter)) or f'nn.Parameter({_empty(parameter)})'}"
+        owners.setdefault(id(parameter), f"self.{key}")
     for key, buffer in module.named_buffers(recurse=False, remove_duplicate=False):
         yield f'    self.register_buffer("{key}", {_empty(buffer)})'
 

@@ -11,6 +11,7 @@ from tightship.core.model import Model
 from tightship.core.session import Session
 from tightship.core.table import Table
 from tightship.core.target import Target
+from tightship.engines.coreml import CoreMlEngine
 from tightship.engines.engine import Engine
 from tightship.engines.executorch import ExecuTorchEngine
 from tightship.engines.litert import LiteRt
@@ -25,7 +26,7 @@ ENGINES: Table[Engine] = Table(
     "engine",
     {
         engine.name: engine
-        for engine in (OnnxRuntime(), OpenVino(), Torch(), TensorFlow(), LiteRt(), ExecuTorchEngine())
+        for engine in (OnnxRuntime(), OpenVino(), Torch(), TensorFlow(), LiteRt(), ExecuTorchEngine(), CoreMlEngine())
     },
 )
 

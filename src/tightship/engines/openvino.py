@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
 
-from tightship.core import extras, graph, processor
+from tightship.core import extras, processor
 from tightship.core.model import Form, Model
 from tightship.core.session import Arrays
 from tightship.core.specs import TensorSpec
@@ -18,7 +18,17 @@ from tightship.core.target import Precision, Target
 from tightship.engines.engine import Engine
 from tightship.errors import EngineError
 
+if TYPE_CHECKING:
+    import onnx_ir
+
 __all__ = ["OpenVino"]
+
+_MEMORY = "*/_ORT_MEM_ADDR_/*"
+"""Where OpenVINO's ONNX reader is told, in place of a file, that a weight lies in memory: its offset is the address."""
+
+_LEAST_SHARED_BYTES = 64 << 10
+_SHARED_DTYPES = frozenset({"FLOAT", "FLOAT16", "DOUBLE", "INT8", "UINT8", "INT16", "UINT16", "INT32", "INT64"})
+"""Weights of these types and sizes are read where they lie, which must stay so as long as the session lives."""
 
 
 class OpenVino(Engine):
@@ -47,7 +57,8 @@ class _OvSession:
         self.target = target
         try:
             core = ov.Core()
-            model = core.read_model(_loadable(source))
+            loadable, self._weights = _loadable(source)
+            model = core.read_model(loadable)
             known = (*source.inputs, *source.outputs) if isinstance(source, Model) else ()
             # Compiling merges values, and a port then carries the names of all of them.
             names = [_name(port, known) for port in (*model.inputs, *model.outputs)]
@@ -72,6 +83,7 @@ class _OvSession:
 
     def close(self) -> None:
         self._request = None
+        self._weights = []
 
     def __enter__(self) -> Self:
         return self
@@ -82,12 +94,40 @@ class _OvSession:
         self.close()
 
 
-def _loadable(source: Model | Path | bytes) -> Any:
-    if isinstance(source, Model):
-        if source.form != "graph":
-            raise EngineError(f"OpenVINO opens models of the graph form, found {source.form}")
-        return BytesIO(graph.to_bytes(source))
-    return str(source) if isinstance(source, Path) else BytesIO(source)
+def _loadable(source: Model | Path | bytes) -> tuple[str | BytesIO, list[np.ndarray]]:
+    """Return what is read, and the weights that are read where they lie."""
+    if not isinstance(source, Model):
+        return (str(source) if isinstance(source, Path) else BytesIO(source)), []
+    if source.form != "graph":
+        raise EngineError(f"OpenVINO opens models of the graph form, found {source.form}")
+    return _without_weights(source.graph)
+
+
+def _without_weights(graph: onnx_ir.Model) -> tuple[BytesIO, list[np.ndarray]]:
+    import onnx_ir
+
+    light = graph.clone()
+    weights = []
+    for subgraph in light.graphs():
+        for name, value in subgraph.initializers.items():
+            tensor = value.const_value
+            if tensor is None:
+                continue
+            if tensor.nbytes >= _LEAST_SHARED_BYTES and tensor.dtype.name in _SHARED_DTYPES:
+                weights.append(np.ascontiguousarray(tensor.numpy()))
+                value.const_value = _in_memory(tensor, weights[-1])
+            elif isinstance(tensor, onnx_ir.ExternalTensor):
+                value.const_value = onnx_ir.Tensor(tensor.numpy(), dtype=tensor.dtype, name=name)
+    return BytesIO(onnx_ir.to_proto(light).SerializeToString()), weights
+
+
+def _in_memory(tensor: onnx_ir.TensorProtocol, array: np.ndarray) -> onnx_ir.ExternalTensor:
+    import onnx_ir
+
+    address = array.__array_interface__["data"][0]
+    return onnx_ir.ExternalTensor(
+        _MEMORY, address, tensor.nbytes, tensor.dtype, shape=tensor.shape, name=tensor.name or "", base_dir=""
+    )
 
 
 def _options(target: Target) -> dict[str, Any]:

@@ -21,8 +21,8 @@ class Format(ABC):
     `writes_from` begins with the form whose writer is the best kept. `engine` is the one that runs such a file, so that
     what is written is proven in the engine that it is for; empty where none runs it here. `reads_with` and
     `writes_with` are the optional modules that each needs. `through` is a form that a model must have had on its way to
-    the file. What can be chosen in writing are the fields of the row's
-    dataclass.
+    the file. `device_engine` runs a file on a system of its own, when that is asked for. What can be chosen in writing
+    are the fields of the row's dataclass.
     """
 
     name: ClassVar[str]
@@ -31,6 +31,7 @@ class Format(ABC):
     writes_from: ClassVar[tuple[Form, ...]]
     engine: ClassVar[str]
     through: ClassVar[Form | None] = None
+    device_engine: ClassVar[str] = ""
     reads_with: ClassVar[tuple[str, ...]] = ()
     writes_with: ClassVar[tuple[str, ...]] = ()
 

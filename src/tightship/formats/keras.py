@@ -21,6 +21,8 @@ __all__ = ["Keras", "KerasH5"]
 class _KerasFile(Format):
     """What the two formats of Keras share."""
 
+    trusted: tuple[str, ...] = ()
+
     reads_into: ClassVar[Form | None] = "keras"
     writes_from: ClassVar[tuple[Form, ...]] = ("keras",)
     engine: ClassVar[str] = "tensorflow"
@@ -48,13 +50,13 @@ class _KerasFile(Format):
 
 @dataclass(frozen=True)
 class Keras(_KerasFile):
-    """Files of Keras 3: read without running code from them, written so that Keras alone loads them."""
+    """Files of Keras 3: read without running code that is not in `trusted`, written so that Keras alone loads them."""
 
     name: ClassVar[str] = "keras"
     suffixes: ClassVar[tuple[str, ...]] = KERAS_SUFFIXES
 
     def read(self, artifact: Artifact) -> Model:
-        return read_keras(artifact.path)
+        return read_keras(artifact.path, self.trusted)
 
 
 @dataclass(frozen=True)
@@ -65,4 +67,4 @@ class KerasH5(_KerasFile):
     suffixes: ClassVar[tuple[str, ...]] = H5_SUFFIXES
 
     def read(self, artifact: Artifact) -> Model:
-        return read_h5(artifact.path)
+        return read_h5(artifact.path, self.trusted)

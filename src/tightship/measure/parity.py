@@ -35,14 +35,16 @@ def compare(
     flipped_fraction: float = 0.0,
     steps: int = 0,
     unit: float = 0.0,
+    moved: Session | None = None,
     progress: Progress = SILENT,
 ) -> Agreement:
     """Run both sessions on up to `max_items` items and compare every output; `first` is the reference.
 
     A float output may differ by `rtol` of its standard deviation over items (one that varies by less than `atol`, in
     its own units, counts as varying by that), plus what rounding explains: eight roundings of its largest value, and
-    four times what one rounding of the inputs moves it. NaN, other shapes and other types never agree; infinities must
-    be in the same places. Integers, booleans and texts agree exactly but for `flipped_fraction` of their elements;
+    four times what one rounding of the inputs moves it (of the weights, where `moved` is given: the first with weights
+    moved so, since indices and texts cannot be). NaN, other shapes and other types never agree; infinities must be in
+    the same places. Integers, booleans and texts agree exactly but for `flipped_fraction` of their elements;
     those of 8 bits agree when they are within `steps` of each other. `unit` is the relative rounding error of numbers
     in the candidate, where that is larger than float32's.
     Outputs and inputs are paired by name, those left over by position. Where no output varies over the items, equality
@@ -57,7 +59,7 @@ def compare(
     tallies = {name: Tally(steps=steps, unit=unit) for name in outputs}
     n_items = 0
     with progress.step("comparing outputs", max_items) as advance:
-        for run in paired_runs(first, second, dataset, max_items):
+        for run in paired_runs(first, second, dataset, max_items, moved):
             if run.failure:
                 return _disagreement(run.failure)
             for name, other in outputs.items():
@@ -87,7 +89,9 @@ class PairedRun:
             tally.add_noise(self.reference[name], self.moved[name])
 
 
-def paired_runs(first: Session, second: Session, dataset: Dataset, max_items: int) -> Iterator[PairedRun]:
+def paired_runs(
+    first: Session, second: Session, dataset: Dataset, max_items: int, moved: Session | None = None
+) -> Iterator[PairedRun]:
     """Run both sessions on the same batches, until `max_items` items have been run."""
     n_items = 0
     for feed in _feeds(first, second, dataset, max_items):
@@ -98,8 +102,10 @@ def paired_runs(first: Session, second: Session, dataset: Dataset, max_items: in
             failure = f"the second model fails on {feed.n_items} items that the first takes: {error}"
             yield PairedRun(feed.n_items, reference, {}, {}, failure)
             return
-        moved = feed.unpad(first.run(perturbed(feed.arrays))) if n_items < _N_NOISE_ITEMS else {}
-        yield PairedRun(feed.n_items, reference, candidate, moved)
+        noisy: Arrays = {}
+        if n_items < _N_NOISE_ITEMS:
+            noisy = feed.unpad(moved.run(feed.arrays) if moved else first.run(perturbed(feed.arrays)))
+        yield PairedRun(feed.n_items, reference, candidate, noisy)
         n_items += feed.n_items
 
 

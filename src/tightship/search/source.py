@@ -28,15 +28,22 @@ class Source:
     target: Target
 
     @classmethod
-    def of(cls, artifact: Artifact, model: Model, threads: int = 0) -> Source:
-        """Take the engine that is native to the form, for a graph that of the format."""
-        engine = ENGINE_OF_FORM.get(model.form, FORMATS[artifact.format].engine)
+    def of(cls, artifact: Artifact, model: Model, threads: int = 0, device: bool = False) -> Source:
+        """Take the engine that is native to the form, for a graph that of the format.
+
+        A file that nothing here runs is run as the graph that it was read into; with `device` by what it is for.
+        """
+        entry = FORMATS[artifact.format]
+        native = entry.device_engine if device else ""
+        engine = native or ENGINE_OF_FORM.get(model.form) or entry.engine or "onnxruntime"
         return cls(artifact, model, artifact.digest(), Target(engine, threads=threads))
 
     @property
     def loadable(self) -> Path | Model:
-        """What its engine opens: the file where it was read into a graph, else the model itself."""
-        return self.artifact.path if self.model.form == "graph" else self.model
+        """What its engine opens: the file where it is one of its own that was read into a graph, else the model."""
+        entry = FORMATS[self.artifact.format]
+        of_file = self.model.form == "graph" and self.target.engine in (entry.engine, entry.device_engine)
+        return self.artifact.path if of_file else self.model
 
     def open(self, exact: bool = False) -> Session:
         """Load the source on its own target; `exact` as in `Target`."""
