@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow check bench zoo docs clean
+.PHONY: help demo test test-slow interop fuzz check bench zoo docs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -24,6 +24,12 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	@touch $@
 
+.interop/.made:
+	@test -x .interop/bin/python || $(PYTHON) -m venv .interop
+	.interop/bin/python -m pip install --quiet 'model-signing>=1.1,<2' pyopenssl
+	@echo '*' > .interop/.gitignore
+	@touch $@
+
 demo: $(VENV)/.demo  ## train a small network on real data and optimize it; ends with demo/report.html
 	$(BIN)/python examples/digits.py build/digits
 	$(BIN)/tightship optimize build/digits/digits.onnx --data build/digits/held_out.npz --max-drop 0.01 --goal size -o demo
@@ -32,8 +38,14 @@ demo: $(VENV)/.demo  ## train a small network on real data and optimize it; ends
 test: $(VENV)/.dev  ## run the tests
 	$(BIN)/python -m pytest -m 'not slow' -n 2
 
-test-slow: $(VENV)/.dev  ## run the long checks too
-	$(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.dev .interop/.made  ## run the long checks too
+	TIGHTSHIP_INTEROP=.interop/bin/python $(BIN)/python -m pytest -m slow
+
+interop: $(VENV)/.dev .interop/.made  ## check signatures both ways with OpenSSF's own tool, which needs an environment of its own
+	TIGHTSHIP_INTEROP=.interop/bin/python $(BIN)/python -m pytest -m slow tests/package/test_signing_interop.py
+
+fuzz: $(VENV)/.dev  ## feed damaged files to every reader for FUZZ_SECONDS (120)
+	$(BIN)/python -m tests.fuzz
 
 check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/ruff check .
@@ -50,4 +62,4 @@ docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
 
 clean:           ## remove what the targets made, the environment included
-	rm -rf $(VENV) build demo dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .interop build demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""Write `docs/reference.md`, and the table of formats in `docs/convert.md`, from the tables themselves.
+"""Write `docs/reference.md`, and the tables of formats (`docs/convert.md`) and of containers (`docs/weights.md`).
 
 python docs/generate.py            write it
 python docs/generate.py --check    say whether it is as the tables are
@@ -6,6 +6,7 @@ python docs/generate.py --check    say whether it is as the tables are
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -21,6 +22,9 @@ from tightship.passes import PASSES
 
 PAGE = Path(__file__).parent / "reference.md"
 CONVERT = Path(__file__).parent / "convert.md"
+WEIGHTS = Path(__file__).parent / "weights.md"
+MEASURED = Path(__file__).parents[1] / "benchmarks" / "results" / "weights.json"
+RESULTS = ("<!-- results -->\n", "<!-- /results -->")
 MARKS = ("<!-- formats -->\n", "<!-- /formats -->")
 WIDTH = 100
 
@@ -61,7 +65,11 @@ def _commands() -> Iterator[str]:
     yield from _help(cli, context)
     for name in cli.list_commands(context):
         command = cli.commands[name]
-        yield from _help(command, click.Context(command, context, info_name=name, terminal_width=WIDTH))
+        inner = click.Context(command, context, info_name=name, terminal_width=WIDTH)
+        yield from _help(command, inner)
+        for part in sorted(command.commands) if isinstance(command, click.Group) else ():
+            entry = command.commands[part]
+            yield from _help(entry, click.Context(entry, inner, info_name=part, terminal_width=WIDTH))
 
 
 def _help(command: click.Command, context: click.Context) -> Iterator[str]:
@@ -73,9 +81,31 @@ def _help(command: click.Command, context: click.Context) -> Iterator[str]:
 
 def convert_page() -> str:
     """The page on conversion with its table as the rows of `FORMATS` have it."""
-    before, _, rest = CONVERT.read_text(encoding="utf-8").partition(MARKS[0])
-    _, _, after = rest.partition(MARKS[1])
-    return "".join((before, MARKS[0], *(f"{line}\n" for line in _formats()), MARKS[1], after))
+    return _between(CONVERT, MARKS, _formats())
+
+
+def weights_page() -> str:
+    """The page on weights with the table that the benchmark measured."""
+    return _between(WEIGHTS, RESULTS, _measured())
+
+
+def _between(path: Path, marks: tuple[str, str], lines: Iterator[str]) -> str:
+    before, _, rest = path.read_text(encoding="utf-8").partition(marks[0])
+    _, _, after = rest.partition(marks[1])
+    return "".join((before, marks[0], *(f"{line}\n" for line in lines), marks[1], after))
+
+
+def _measured() -> Iterator[str]:
+    found = json.loads(MEASURED.read_text(encoding="utf-8"))
+    where = found["machine"]["processor"]
+    yield f"{found['about']}, {where} ([how](../benchmarks/weights.py)); speeds are medians of three."
+    yield ""
+    yield "| container | size | write, MB per processor second | read | write, MB/s by the clock | read |"
+    yield "|---|---|---|---|---|---|"
+    for row in found["rows"]:
+        speeds = ("write, MB per processor second", "read, MB per processor second", "write, MB/s", "read, MB/s")
+        numbers = " | ".join(f"{row[speed]:,.0f}" for speed in speeds)
+        yield f"| {row['container']} | {row['size, MB']:.1f} MB ({row['of the tensors']:.3f}) | {numbers} |"
 
 
 def _formats() -> Iterator[str]:
@@ -96,7 +126,7 @@ def _needs(entry: Format) -> str:
 
 def main() -> int:
     """Write the pages, or check them."""
-    pages = {PAGE: page(), CONVERT: convert_page()}
+    pages = {PAGE: page(), CONVERT: convert_page(), WEIGHTS: weights_page()}
     if "--check" in sys.argv:
         return 0 if all(path.read_text(encoding="utf-8") == text for path, text in pages.items()) else 1
     for path, text in pages.items():

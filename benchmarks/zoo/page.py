@@ -19,11 +19,6 @@ CAUSES = (
         "Core ML runs on macOS alone; the file was written and is as coremltools made it.",
     ),
     (
-        r"what textgenrnn\.keras does: output 'output': off by",
-        "Rounding, not a fault: on random characters the logits reach 107, and TensorFlow's own float32 is off by 6e-3 "
-        "from the same network in float64, ONNX Runtime by 3e-3.",
-    ),
-    (
         r"keeps a state between runs",
         "With its state inside it computes something else each time; its two halves, whose state is an input, are in "
         "the table as model_1 and model_2.",

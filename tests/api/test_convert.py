@@ -25,6 +25,7 @@ from tightship.core.session import Session
 from tightship.core.table import Table
 from tightship.core.torch_module import from_torch
 from tightship.errors import EngineError, OutputError, ParityError, UnknownFormat, UnsupportedError, UsageError
+from tightship.formats.coreml import CoreMl
 from tightship.formats.executorch import ExecuTorch
 from tightship.formats.onnx import Onnx
 from tightship.search import Source
@@ -203,6 +204,32 @@ def test_a_source_that_its_engine_refuses_is_converted_but_not_proven(
     evidence = ts.convert(model, tmp_path / "out.onnx")
     assert (evidence.verdict, evidence.proven) == ("not checked", False)
     assert evidence.reason == "onnxruntime cannot run the source: the engine refuses"
+
+
+def test_a_format_that_nothing_here_runs_is_proven_by_reading_back(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("coremltools", reason="needs the coreml extra")
+    evidence = ts.convert(model, tmp_path / "net.mlpackage")
+    assert (evidence.proven, evidence.checked_by, evidence.output_engine) == (True, "reading back", "")
+    back = ts.convert(tmp_path / "net.mlpackage", tmp_path / "back.onnx")
+    assert (back.proven, back.checked_by, back.source_engine) == (True, "running", "onnxruntime f32")
+
+
+def test_a_core_ml_package_that_computes_something_else_is_caught(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("coremltools", reason="needs the coreml extra")
+    right = CoreMl.write
+
+    def wrong(self: CoreMl, model: Model, path: Path) -> Artifact:
+        code = model.content.module
+        next(node for node in code.graph.nodes if node.target is torch.relu).target = torch.tanh
+        code.recompile()
+        return right(self, model, path)
+
+    monkeypatch.setattr(CoreMl, "write", wrong)
+    with pytest.raises(ParityError, match=r"off by .*, .* is allowed"):
+        ts.convert(model, tmp_path / "net.mlpackage")
+    assert not (tmp_path / "net.mlpackage").exists()
 
 
 def test_a_way_that_fails_leaves_room_for_the_next(

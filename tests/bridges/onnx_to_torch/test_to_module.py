@@ -414,3 +414,19 @@ def test_a_broken_graph_gives_one_typed_error(fault: str) -> None:
 def test_importing_the_bridge_imports_no_torch() -> None:
     code = "import sys, tightship.bridges.onnx_to_torch; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_constant_that_is_a_slice_of_another_has_memory_of_its_own() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 17]>
+        net (float[n, 2] x) => (float[n, 2] y) <
+            float[4, 2] table = {0, 1, 2, 3, 4, 5, 6, 7}, int64[1] start = {1}, int64[1] end = {2}
+        > {
+            row = Slice (table, start, end)
+            y = Add (x, row)
+        }"""
+    )
+    module = to_module(graph.from_bytes(model.SerializeToString())).content.module
+    kept = {name: tensor for name, tensor in module.state_dict().items() if tensor.dtype == torch.float32}
+    assert [tensor.tolist() for tensor in kept.values()] == [[[2.0, 3.0]]]
+    assert all(tensor.untyped_storage().nbytes() == tensor.nbytes for tensor in kept.values())

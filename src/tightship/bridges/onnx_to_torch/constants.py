@@ -124,7 +124,10 @@ def folded(node: onnx_ir.Node, entry: Entry, held: Sequence[Any]) -> Constant | 
         result = entry.function(*arguments, **attributes)
     if not isinstance(result, torch.Tensor):
         return None
-    return Constant(output.name or values[0].name or "constant", output.dtype.name.lower(), result.contiguous())
+    result = result.contiguous()
+    if result.untyped_storage().nbytes() > result.nbytes:  # a slice, which safetensors cannot save as a part
+        result = result.clone()
+    return Constant(output.name or values[0].name or "constant", output.dtype.name.lower(), result)
 
 
 def _stays_small(node: onnx_ir.Node, arguments: Sequence[Any]) -> bool:

@@ -83,7 +83,7 @@ def _computed(x: Any, w: Operand, b: Operand | None, found: Window, padding: str
     """A convolution whose kernel is computed from data."""
     rank = len(found.kernel)
     kernel = ops.transpose(plain(build.tensor(w)), (*range(2, 2 + rank), 1, 0))
-    config = {"strides": found.strides, "padding": padding, "data_format": "channels_last"}
+    config: dict[str, Any] = {"strides": found.strides, "padding": padding, "data_format": "channels_last"}
     config["dilation_rate"] = found.dilations
     if group > 1 and group == x.shape[-1] and rank in DEPTHWISE and len(set(found.strides)) == 1:
         filters = ops.reshape(kernel, (*found.kernel, group, -1))
