@@ -60,6 +60,7 @@ zoo: $(VENV)/.dev  ## convert every model of the zoo to every format; writes doc
 
 docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate.py
+	$(BIN)/python docs/generate_coreml.py
 
 clean:           ## remove what the targets made, the environment included
 	rm -rf $(VENV) .interop build demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -14,7 +14,29 @@ import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tightship.api import Options, bench, check, compress, convert, doctor, inspect, list_formats, optimize
+    from tightship.api import (
+        Access,
+        Keys,
+        Options,
+        bench,
+        check,
+        compress,
+        convert,
+        diff,
+        doctor,
+        export,
+        inspect,
+        list_formats,
+        optimize,
+        pack,
+        pull,
+        push,
+        rekey,
+        run,
+        sign,
+        unpack,
+        verify,
+    )
     from tightship.core.budget import Budget
     from tightship.core.dataset import Dataset
     from tightship.core.plan import Plan
@@ -25,8 +47,10 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "Access",
     "Budget",
     "Dataset",
+    "Keys",
     "Options",
     "Plan",
     "Recipe",
@@ -36,10 +60,20 @@ __all__ = [
     "check",
     "compress",
     "convert",
+    "diff",
     "doctor",
+    "export",
     "inspect",
     "list_formats",
     "optimize",
+    "pack",
+    "pull",
+    "push",
+    "rekey",
+    "run",
+    "sign",
+    "unpack",
+    "verify",
 ]
 
 # onnxruntime 1.31 writes a device id and a database of events when it is imported, unless this says not to. It must be

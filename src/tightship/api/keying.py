@@ -9,13 +9,17 @@ from tightship.core.atomic import write_bytes
 from tightship.errors import OutputError
 from tightship.package import keys
 from tightship.package.secret_places import read_file
+from tightship.package.signing import key_hint
 
 __all__ = ["KeyReport", "new_key", "show_key"]
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """What a key is for, its id (the SHA-256 of its SubjectPublicKeyInfo), and where its halves were written."""
+    """What a key is for, its id (the SHA-256 of its SubjectPublicKeyInfo), and where its halves were written.
+
+    `hint` is what signatures call it (the SHA-256 of its PEM), empty for a key that does not sign.
+    """
 
     kind: str
     id: str
@@ -23,6 +27,7 @@ class KeyReport:
     receives: bool
     private: Path | None = None
     public: Path | None = None
+    hint: str = ""
 
 
 def new_key(kind: str, name: str | Path, passphrase: str | Path | None = None, force: bool = False) -> KeyReport:
@@ -60,4 +65,5 @@ def _is_public(where: str | Path) -> bool:
 
 def _report(key: keys.PublicKey, private: Path | None, public: Path | None) -> KeyReport:
     kind = keys.KINDS[key.kind]
-    return KeyReport(kind.name, key.id, kind.signs, kind.receives, private, public)
+    hint = key_hint(key) if kind.signs else ""
+    return KeyReport(kind.name, key.id, kind.signs, kind.receives, private, public, hint)

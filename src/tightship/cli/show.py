@@ -86,10 +86,13 @@ def description(found: Description) -> RenderableType:
 
 
 def bench(found: BenchTable) -> RenderableType:
-    """Latency of each model on each target, and its speed beside the first."""
+    """Latency of each model on each target, quartiles below the median, and its speed beside the first, with interval.
+
+    Two lines a row, so that a terminal of 80 columns has room for the names.
+    """
     table = _table(
         f"batch {found.batch}, {found.data}, {found.machine.processor}",
-        ("model", "target", "size>", "median>", "p95>", "quartiles>", "speed>", "interval>"),
+        ("model", "target", "size>", "median>", "p95>", "speed>"),
     )
     for row in found.rows:
         size = words.bytes_text(row.size_bytes)
@@ -98,9 +101,9 @@ def bench(found: BenchTable) -> RenderableType:
             continue
         latency = row.latency
         quartiles = f"{words.number(latency.low_ms)} to {words.ms_text(latency.high_ms)}"
-        speed, interval = words.speed(row.ratio), words.speed_interval(row.ratio)
-        times = (words.ms_text(latency.median_ms), words.ms_text(latency.p95_ms), quartiles)
-        table.add_row(row.model, str(row.target), size, *times, speed, interval)
+        median = f"{words.ms_text(latency.median_ms)}\n{quartiles}"
+        speed = f"{words.speed(row.ratio)}\n{words.speed_interval(row.ratio)}" if row.ratio else words.speed(row.ratio)
+        table.add_row(row.model, str(row.target), size, median, words.ms_text(latency.p95_ms), speed)
     return table
 
 

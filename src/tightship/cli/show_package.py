@@ -83,7 +83,7 @@ def inspected(found: Description | PackageDescription) -> RenderableType:
 
 def _described(found: PackageDescription) -> RenderableType:
     sealed = f"sealed to {_count(found.recipients, 'receiver')}" if found.sealed else "not sealed"
-    signed = f"signed by key {found.signed_by[:16]}" if found.signed_by else "not signed"
+    signed = f"signed by the key called {found.signed_by[:16]}" if found.signed_by else "not signed"
     head = Text(f"{found.path}: {words.bytes_text(found.size_bytes)}, {sealed}, {signed}", style="bold")
     lines: list[RenderableType] = [head, *_signer(found.signer)]
     lines += [Text(f"receiver: {receiver}") for receiver in found.recipients]

@@ -83,6 +83,7 @@ def _draw(report: KeyReport) -> RenderableType:
 
     uses = " and ".join(use for use, can in (("signs", report.signs), ("receives", report.receives)) if can)
     lines = [f"{report.kind}, {uses}", f"id: {report.id}"]
+    lines += [f"called in signatures: {report.hint}"] if report.hint else []
     if report.private is not None:
         lines.append(f"keep to yourself: {report.private}")
     if report.public is not None:
