@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from tightship import bridges, engines, formats
-from tightship.api import loading, locating
+from tightship import bridges, formats
+from tightship.api import loading
+from tightship.api.proving import Proof, Proven, by_default, proof_for, prove, where
 from tightship.core import atomic, extras
-from tightship.core.artifact import Artifact, file_digest
+from tightship.core.artifact import file_digest
 from tightship.core.dataset import Dataset
-from tightship.core.evidence import CheckedBy, Evidence, Verdict, evidence_path
-from tightship.core.measurement import Agreement
+from tightship.core.evidence import Evidence, Verdict, evidence_path
 from tightship.core.model import Form, Model, Step
 from tightship.core.progress import SILENT, Progress
-from tightship.core.session import Session
-from tightship.core.target import Target
 from tightship.errors import (
-    EngineError,
-    InvalidModel,
     MissingExtra,
     OutputError,
     ParityError,
@@ -31,29 +26,12 @@ from tightship.errors import (
     UsageError,
 )
 from tightship.formats import Format
-from tightship.measure import parity
 from tightship.measure.machine import machine
-from tightship.measure.moved_weights import has_float_inputs, with_moved_weights
 from tightship.search import Source
 
 __all__ = ["FormatRow", "convert", "list_formats"]
 
 N_ITEMS = 16
-
-TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "int8": 0.5}
-"""rtol by the precision that is written: one rounding of float16 is 2^-11, one of 8 bits 2^-8, and a network adds up
-those of all its operators. What is quantized further is judged by `optimize`, on the metric that matters."""
-
-UNITS = {"float16": 2**-11, "int8": 2**-8}
-"""Relative rounding error of one number, by the precision that is written."""
-
-QUANTIZED_RTOL = 0.1
-"""Of a source that is quantized itself: values fall to either side of a tie, and engines round activations differently.
-Two sets of LiteRT's own kernels differ by up to 4 steps of the output; 4 of 255 steps are about a tenth of what an
-output varies by."""
-
-QUANTIZED_STEPS = 4
-"""By so many steps outputs of 8 bits may differ, for the same reason."""
 
 
 @dataclass(frozen=True)
@@ -73,35 +51,12 @@ class FormatRow:
 
 
 @dataclass(frozen=True)
-class _Proof:
-    """What a conversion is proven on, and how closely it has to agree (see `parity.compare`)."""
-
-    source: Source
-    data: Dataset
-    rtol: float
-    atol: float
-    steps: int
-    unit: float
-    progress: Progress
-
-
-@dataclass(frozen=True)
-class _Proven:
-    """What became of the proof, and how it was had."""
-
-    verdict: Verdict
-    reason: str
-    agreement: Agreement | None = None
-    checked_by: CheckedBy = "running"
-
-
-@dataclass(frozen=True)
 class _Made:
     """A conversion as it lies in `folder`, proven or not."""
 
     model: Model
     folder: Path
-    proven: _Proven
+    proven: Proven
 
     @property
     def verdict(self) -> Verdict:
@@ -147,22 +102,20 @@ def convert(
     _refuse_same_place(read, place)
     ways = _ways(entry, read)
     dataset, notes = loading.data_for(data, loading.drawable(read.model, progress), N_ITEMS, seed=0)
-    steps = QUANTIZED_STEPS if _is_quantized(read.model) else 0
-    if steps:
-        notes = (*notes, f"the source is quantized: outputs of 8 bits may differ by {steps} steps")
-    unit = UNITS.get(getattr(entry, "precision", ""), 0.0)
-    proof = _Proof(read, dataset, _rtol(entry, read.model) if rtol is None else rtol, atol, steps, unit, progress)
+    proof = proof_for(entry, read, dataset, rtol, atol, progress)
+    if proof.steps:
+        notes = (*notes, f"the source is quantized: outputs of 8 bits may differ by {proof.steps} steps")
     _check_place(place)
     with atomic.folder_beside(place) as stage:
         made, attempts = _first_proven(entry, ways, stage / place.name, proof)
-        where = _where(entry, made, made.folder / place.name, proof) if made.verdict == "differs" else ""
-        if where and not force:
+        named = where(entry, made.model, made.folder / place.name, proof) if made.verdict == "differs" else ""
+        if named and not force:
             raise ParityError(
-                f"{place}: not written, since it does not compute what {source} does: {made.reason}; {where}; "
+                f"{place}: not written, since it does not compute what {source} does: {made.reason}; {named}; "
                 f"to see it by itself, write it with --force and run: tightship check {source} {place} --locate DIR"
             )
-        evidence = replace(_evidence(entry, made, place, proof), difference=where)
-        notes = (*notes, *_by_default(entry, made, made.folder / place.name, proof))
+        evidence = replace(_evidence(entry, made, place, proof), difference=named)
+        notes = (*notes, *by_default(entry, made.proven, made.folder / place.name, proof))
         _deliver(made.folder, place)
     seconds = round(time.perf_counter() - started, 3)
     evidence = replace(evidence, attempts=attempts, notes=notes, seconds=seconds)
@@ -170,7 +123,7 @@ def convert(
     return evidence
 
 
-def _evidence(entry: Format, made: _Made, place: Path, proof: _Proof) -> Evidence:
+def _evidence(entry: Format, made: _Made, place: Path, proof: Proof) -> Evidence:
     source, files = proof.source, _files(made.folder)
     return Evidence(
         source=source.artifact.entry or str(source.artifact.path),
@@ -219,18 +172,6 @@ def _refuse_same_place(source: Source, place: Path) -> None:
         raise UsageError(f"the output {place} would replace the source; choose another place")
 
 
-def _rtol(entry: Format, model: Model) -> float:
-    by_precision = TOLERANCES[getattr(entry, "precision", "float32")]
-    return max(by_precision, QUANTIZED_RTOL) if _is_quantized(model) else by_precision
-
-
-def _is_quantized(model: Model) -> bool:
-    """Whether a graph rounds what it computes to 8 bits or fewer; weights that were rounded before are exact."""
-    return model.form == "graph" and any(
-        node.op_type in ("QuantizeLinear", "DynamicQuantizeLinear", "MatMulNBits") for node in model.graph.graph
-    )
-
-
 def _ways(entry: Format, source: Source) -> tuple[tuple[Form, ...], ...]:
     ways = bridges.ways(source.model.form, entry.writes_from, entry.through)
     if not ways:
@@ -239,7 +180,7 @@ def _ways(entry: Format, source: Source) -> tuple[tuple[Form, ...], ...]:
 
 
 def _first_proven(
-    entry: Format, ways: Sequence[Sequence[Form]], stage: Path, proof: _Proof
+    entry: Format, ways: Sequence[Sequence[Form]], stage: Path, proof: Proof
 ) -> tuple[_Made, tuple[str, ...]]:
     """Try each way to the format; return the first result that agrees, else the last that was made, and why others
     were not taken.
@@ -266,7 +207,7 @@ def _first_proven(
     return made, tuple(attempts)
 
 
-def _make(entry: Format, way: Sequence[Form], path: Path, proof: _Proof) -> _Made:
+def _make(entry: Format, way: Sequence[Form], path: Path, proof: Proof) -> _Made:
     model = proof.source.model
     for form in way[1:]:
         model = bridges.route(model, form, proof.progress)
@@ -275,138 +216,7 @@ def _make(entry: Format, way: Sequence[Form], path: Path, proof: _Proof) -> _Mad
             artifact = entry.write(model, path)
         except TightshipError as error:  # the user knows the output by its name, not by where it is staged
             raise type(error)(str(error).replace(str(path), path.name)) from error
-    return _Made(model, path.parent, _prove(entry, artifact, proof))
-
-
-def _prove(entry: Format, artifact: Artifact, proof: _Proof) -> _Proven:
-    """Run what was written, in the engine that it is for; where there is none here, read it back and run that."""
-    engine = engines.ENGINES[entry.engine] if entry.engine else None
-    runs = engine is not None and engine.available
-    if not runs and not entry.readable:
-        return _Proven("not checked", _why_not(entry), checked_by="")
-    try:
-        reference = proof.source.open(exact=True)
-    except EngineError as error:
-        reason = f"{proof.source.target.engine} cannot run the source: {error}"
-        return _Proven("not checked", reason, checked_by="")
-    with reference:
-        try:
-            session = _opened(entry, artifact) if runs else _read_back(artifact)
-        except (EngineError, InvalidModel, UnsupportedError) as error:
-            what = f"{entry.engine} cannot open what was written" if runs else "what was written cannot be read back"
-            return _Proven("differs", f"{what}: {error}")
-        with session:
-            found = _told(_compared(reference, session, proof))
-    return found if runs else replace(found, checked_by="reading back")
-
-
-def _why_not(entry: Format) -> str:
-    if not entry.engine:
-        return f"no engine on this system runs {entry.name} files"
-    engine = engines.ENGINES[entry.engine]
-    command = extras.install_command(engine.module)
-    return f"{entry.name} files are run by {engine.name}, which is not installed: {command}"
-
-
-def _opened(entry: Format, artifact: Artifact) -> Session:
-    return engines.open_session(entry.loadable(artifact), Target(entry.engine, exact=True))
-
-
-def _read_back(artifact: Artifact) -> Session:
-    """The file as it is read into a form, run by the engine of that form."""
-    return Source.of(artifact, formats.read(artifact)).open(exact=True)
-
-
-def _by_default(entry: Format, made: _Made, path: Path, proof: _Proof) -> Iterator[str]:
-    """Say what engines add by themselves to 8-bit numbers: products round what they read, and sums saturate."""
-    model = proof.source.model
-    if made.verdict not in ("equal", "within tolerance") or model.form != "graph":
-        return
-    if made.proven.checked_by != "running":
-        return
-    if not any(node.op_type == "DequantizeLinear" for node in model.graph.graph):
-        return
-    loadable = entry.loadable(Artifact(path, entry.name))
-    with proof.source.open() as reference, engines.open_session(loadable, Target(entry.engine)) as session:
-        found = _compared(reference, session, proof)
-    if not found.agrees:
-        yield (
-            "proven without what engines add by themselves to 8-bit numbers (inputs rounded, sums that saturate); "
-            f"run by default, {proof.source.target.engine} and {entry.engine} differ by {found.max_abs:.2g}"
-        )
-
-
-def _compared(reference: Session, session: Session, proof: _Proof) -> Agreement:
-    with ExitStack() as stack:
-        return parity.compare(
-            reference,
-            session,
-            proof.data,
-            rtol=proof.rtol,
-            atol=proof.atol,
-            steps=proof.steps,
-            unit=proof.unit,
-            moved=_moved(proof, stack),
-            progress=proof.progress,
-        )
-
-
-def _moved(proof: _Proof, stack: ExitStack) -> Session | None:
-    """The source with its weights moved by a rounding, where its inputs cannot be."""
-    model = proof.source.model
-    if has_float_inputs(model):
-        return None
-    engine = proof.source.target.engine
-    target = replace(proof.source.target, engine=engine if engines.ENGINES[engine].form else "onnxruntime")
-    return stack.enter_context(engines.open_session(with_moved_weights(model), target))
-
-
-def _told(found: Agreement) -> _Proven:
-    if not found.agrees:
-        return _Proven("differs", found.cause or f"output {found.output!r} is off by {found.max_abs:.3g}", found)
-    if not found.max_abs:
-        return _Proven("equal", f"every output is the same to the last bit on {found.n_items} items", found)
-    told = f"off by {found.max_abs:.2g} at most, {found.error:.2g} of the tolerance ({found.n_items} items)"
-    return _Proven("within tolerance", told, found)
-
-
-def _where(entry: Format, made: _Made, path: Path, proof: _Proof) -> str:
-    """Which operator differs first, in words: of the file where it is read back, else of what it was written from."""
-    try:
-        written = loading.read(str(path)) if entry.readable else Source.of(Artifact(path, entry.name), made.model)
-    except TightshipError as error:
-        return str(locating.Location(not_located=f"{path.name} cannot be read back: {error}"))
-    found = locating.locate(
-        proof.source,
-        written,
-        proof.data,
-        rtol=proof.rtol,
-        atol=proof.atol,
-        folder=None,
-        progress=proof.progress,
-    )
-    if found.difference or found.lost or entry.readable or made.model.form != "module":
-        return str(found)
-    return _wrongly_written(entry, made.model, path.with_name(f"cut{path.suffix}"), proof)
-
-
-def _wrongly_written(entry: Format, model: Model, path: Path, proof: _Proof) -> str:
-    """The operator that went wrong between a module that is right and a file that nothing reads back."""
-
-    def agrees(cut: Model) -> bool:
-        loadable = entry.loadable(entry.write(cut, path))
-        with engines.open_session(cut, Target("torch")) as one, engines.open_session(loadable, written_to) as other:
-            return _compared(one, other, proof).agrees
-
-    written_to = Target(entry.engine, exact=True)
-    try:
-        operator = locating.first_wrong_cut(model, agrees, proof.progress)
-    except TightshipError as error:
-        return str(locating.Location(not_located=f"a part of the model cannot be written by itself: {error}"))
-    finally:
-        path.unlink(missing_ok=True)
-    named = f"first operator that goes wrong: {operator}" if operator else "which operator goes wrong is not known"
-    return f"the module that it was written from is right, but {entry.name} does not compute it; {named}"
+    return _Made(model, path.parent, prove(entry, artifact, proof))
 
 
 def _check_place(place: Path) -> None:
