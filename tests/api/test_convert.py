@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -212,6 +213,15 @@ def test_a_format_that_nothing_here_runs_is_proven_by_reading_back(model: Path, 
     assert (evidence.proven, evidence.checked_by, evidence.output_engine) == (True, "reading back", "")
     back = ts.convert(tmp_path / "net.mlpackage", tmp_path / "back.onnx")
     assert (back.proven, back.checked_by, back.source_engine) == (True, "running", "onnxruntime f32")
+
+
+@pytest.mark.skipif(platform.system() == "Darwin", reason="there Core ML runs")
+def test_core_ml_itself_is_asked_for_on_macos_only(model: Path, tmp_path: Path) -> None:
+    pytest.importorskip("coremltools", reason="needs the coreml extra")
+    ts.convert(model, tmp_path / "net.mlpackage")
+    assert ts.check(model, tmp_path / "net.mlpackage").agreement.agrees
+    with pytest.raises(UnsupportedError, match="Core ML runs on macOS only"):
+        ts.check(model, tmp_path / "net.mlpackage", device=True)
 
 
 def test_a_core_ml_package_that_computes_something_else_is_caught(
