@@ -7,9 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from tests import nets
+from tests.package.certificate_chain import Chain
+from tests.package.key_pairs import key
 from tightship.cli import main
+from tightship.package.keys import write_pair
 
 
 @pytest.fixture(autouse=True)
@@ -155,3 +159,18 @@ def test_a_mistake_is_one_line_and_an_exit_code(
     assert run(*words) == code
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_who_trusts_a_root_needs_no_key_of_the_signer(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    chain, stranger = Chain(), Chain()
+    (folder / "chain.pem").write_bytes(b"".join(entry.public_bytes(Encoding.PEM) for entry in chain.chain))
+    for name, each in (("root", chain), ("stranger", stranger)):
+        (folder / f"{name}.pem").write_bytes(each.root.public_bytes(Encoding.PEM))
+    write_pair(key("ec-p256"), folder / "maker")
+    run("pack", "model.onnx", "-o", "model.ship")
+    assert run("sign", "model.ship", "--with", "maker.key", "--certificate", "chain.pem") == 0
+    assert run("verify", "model.ship", "--trust", "root.pem") == 0
+    assert run("verify", "model.ship", "--trust", "stranger.pem") == 12
+    assert run("verify", "model.ship", "--trust", "maker.pub") == 12
+    assert "name one with --trust" in capsys.readouterr().err
+    assert run("run", "model.ship", "--data", "data.npz", "--trust", "root.pem", "-o", "out.npz") == 0

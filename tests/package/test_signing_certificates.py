@@ -26,7 +26,7 @@ def chain() -> Chain:
 
 def test_a_signature_under_a_trusted_root_holds_and_names_its_signer(chain: Chain) -> None:
     bundle = sign(DIGESTS, "m", key("ec-p256"), chain.chain)
-    signer = verify(bundle, DIGESTS, [], [chain.root])
+    signer = verify(bundle, DIGESTS, [chain.root])
     assert (signer.subject, signer.key_id) == ("CN=Test Signer", key("ec-p256").public.id)
 
 
@@ -39,27 +39,27 @@ def test_a_trusted_key_is_no_trusted_root(chain: Chain) -> None:
 def test_a_stranger_s_root_is_refused_by_name(chain: Chain) -> None:
     bundle = sign(DIGESTS, "m", key("ec-p256"), chain.chain)
     with pytest.raises(SignatureError, match=r"CN=Test Signer does not lead to a trusted root \(CN=Test Root\)"):
-        verify(bundle, DIGESTS, [], [Chain().root])
+        verify(bundle, DIGESTS, [Chain().root])
 
 
 def test_a_chain_with_a_link_missing_is_refused(chain: Chain) -> None:
     bundle = sign(DIGESTS, "m", key("ec-p256"), chain.chain[:1])
     with pytest.raises(SignatureError, match="does not lead to a trusted root"):
-        verify(bundle, DIGESTS, [], [chain.root])
+        verify(bundle, DIGESTS, [chain.root])
 
 
 def test_a_certificate_that_is_not_for_signing_is_refused() -> None:
     chain = Chain(signs=False)
     bundle = sign(DIGESTS, "m", key("ec-p256"), chain.chain)
     with pytest.raises(SignatureError, match="is not for signing; expected digitalSignature or codeSigning"):
-        verify(bundle, DIGESTS, [], [chain.root])
+        verify(bundle, DIGESTS, [chain.root])
 
 
 def test_a_certificate_from_before_its_root_is_refused() -> None:
     chain = Chain(days=-40)
     bundle = sign(DIGESTS, "m", key("ec-p256"), chain.chain)
     with pytest.raises(SignatureError, match="does not lead to a trusted root"):
-        verify(bundle, DIGESTS, [], [chain.root])
+        verify(bundle, DIGESTS, [chain.root])
 
 
 def test_a_certificate_for_another_key_is_refused_when_signing(chain: Chain) -> None:
@@ -72,7 +72,7 @@ def test_a_signature_by_another_key_than_the_certificate_s_is_refused(chain: Cha
     other = json.loads(sign(DIGESTS, "m", key("ec-p256", other=1)))
     document["dsseEnvelope"] = other["dsseEnvelope"]
     with pytest.raises(SignatureError, match="does not hold"):
-        verify(json.dumps(document).encode(), DIGESTS, [], [chain.root])
+        verify(json.dumps(document).encode(), DIGESTS, [chain.root])
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_a_malformed_chain_is_refused(certificates: Any, chain: Chain) -> None:
     document = json.loads(sign(DIGESTS, "m", key("ec-p256"), chain.chain))
     document["verificationMaterial"]["x509CertificateChain"]["certificates"] = certificates
     with pytest.raises(SignatureError, match=r"cannot be read|holds \d certificates, expected 1 to 8"):
-        verify(json.dumps(document).encode(), DIGESTS, [], [chain.root])
+        verify(json.dumps(document).encode(), DIGESTS, [chain.root])
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -106,7 +106,7 @@ def test_flipped_bits_in_a_certificate_are_refused(which: int, chain: Chain) -> 
         data[position] ^= 1 << (position % 8)
         entries[which]["rawBytes"] = base64.b64encode(data).decode()
         with pytest.raises(SignatureError):
-            verify(json.dumps(document).encode(), DIGESTS, [], [chain.root])
+            verify(json.dumps(document).encode(), DIGESTS, [chain.root])
 
 
 def test_certificates_are_read_from_pem(chain: Chain, tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ from tightship.core.target import Target
 from tightship.errors import UnsupportedError, UsageError, nearest
 from tightship.formats.onnx_memory import read_memory
 from tightship.package import Package, PackedArtifact, open_package
-from tightship.package.keys import PrivateKey, PublicKey, load_passphrase, load_private, load_public
+from tightship.package.certificates import load_certificates
+from tightship.package.keys import PrivateKey, load_passphrase, load_private, load_public
 from tightship.package.recipients import Passphrase
+from tightship.package.secret_places import read_file
+from tightship.package.signing import Trusted
 from tightship.search import Source
 
 __all__ = ["NO_KEYS", "SUFFIX", "Keys", "is_package", "open_session", "read_packed"]
@@ -52,13 +55,19 @@ class Keys:
             return load_private(self.key, secret)
         return None if secret is None else Passphrase(secret)
 
-    def trusted(self) -> tuple[PublicKey, ...]:
-        """Load the keys whose signature counts."""
-        return tuple(load_public(path) for path in self.trust)
+    def trusted(self) -> tuple[Trusted, ...]:
+        """Load the keys whose signature counts, and the roots that vouch for certificates of signers."""
+        return tuple(entry for path in self.trust for entry in _trusted(path))
 
     def open(self, path: str | Path) -> Package:
         """Open a package. Raises `PackageError`, `SignatureError`, `SealError` or `UsageError`."""
         return open_package(path, self.opener(), self.trusted())
+
+
+def _trusted(path: str) -> tuple[Trusted, ...]:
+    if b"BEGIN CERTIFICATE" in read_file(Path(path), "a key or certificates", secret=False):
+        return load_certificates(path)
+    return (load_public(path),)
 
 
 NO_KEYS = Keys()

@@ -13,6 +13,7 @@ from tightship.errors import UsageError
 from tightship.package import Manifest, recipient_slots
 from tightship.package.assembly import sign_package, write_package
 from tightship.package.bom import bill_of_materials
+from tightship.package.certificates import load_certificates
 from tightship.package.contents import gather
 from tightship.package.differences import Difference, differences
 from tightship.package.envelope import Envelope
@@ -178,10 +179,17 @@ def rekey(
         return Packed(str(path), envelope.archive.size, True, envelope.signed, tuple(map(_id_of, receivers)))
 
 
-def sign(path: str | Path, key: str, passphrase: str | None = None, keys: Keys = NO_KEYS) -> Packed:
+def sign(
+    path: str | Path,
+    key: str,
+    passphrase: str | None = None,
+    keys: Keys = NO_KEYS,
+    certificates: str | Path | None = None,
+) -> Packed:
     """Sign a package, in place of the signature that it has; of a sealed one what is sealed is signed, unopened.
 
-    Every digest is checked first where it can be opened, so that nothing damaged is signed.
+    Every digest is checked first where it can be opened, so that nothing damaged is signed. `certificates` is a PEM
+    file of the signer's certificate and those between it and a root: who trusts the root then needs no key.
     """
     signer = load_private(key, _secret(passphrase))
 
@@ -195,7 +203,7 @@ def sign(path: str | Path, key: str, passphrase: str | None = None, keys: Keys =
                 package.check(file)
             return name or package.manifest.name
 
-    sign_package(Path(path), signer, check)
+    sign_package(Path(path), signer, check, () if certificates is None else load_certificates(certificates))
     with Envelope(Path(path)) as envelope:
         return Packed(str(path), envelope.archive.size, envelope.sealed, True)
 

@@ -17,7 +17,12 @@ _OPTIONS = (
     click.option(
         "--passphrase-file", metavar="FILE", help="Passphrase of --key, or of the package where there is none."
     ),
-    click.option("--trust", multiple=True, metavar="NAME.pub", help="A package must be signed by one of these keys."),
+    click.option(
+        "--trust",
+        multiple=True,
+        metavar="FILE",
+        help="NAME.pub, or ROOT.pem of certificates: one of them signed.",
+    ),
 )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, BinaryIO
+from typing import IO, TYPE_CHECKING, BinaryIO
 
 from tightship.core.atomic import writing
 from tightship.errors import PackageError
@@ -31,6 +31,9 @@ from tightship.package.manifest import (
 from tightship.package.padding import padded_size
 from tightship.package.recipient_slots import add_slots
 from tightship.package.recipients import Passphrase, wrap
+
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
 
 __all__ = ["Content", "sign_package", "write_package"]
 
@@ -67,7 +70,9 @@ def write_package(
     return manifest
 
 
-def sign_package(path: Path, key: PrivateKey, check: Callable[[Path], str]) -> None:
+def sign_package(
+    path: Path, key: PrivateKey, check: Callable[[Path], str], certificates: Sequence[Certificate] = ()
+) -> None:
     """Sign a package, in place of the signature that it has; the file is replaced in one step.
 
     `check` is given the very bytes that are signed, in a file of their own, and returns the name to sign under.
@@ -78,7 +83,7 @@ def sign_package(path: Path, key: PrivateKey, check: Callable[[Path], str]) -> N
         with path.open("rb", buffering=0) as source, temporary.open("w+b") as target:
             _copy(source, target, entries[-1].end)
             ArchiveWriter(target, entries).finish()
-        _append_signature(temporary, key, check(temporary))
+        _append_signature(temporary, key, check(temporary), certificates)
 
 
 class _PlainWriter:
@@ -196,9 +201,9 @@ def _copy(source: IO[bytes] | io.RawIOBase, target: IO[bytes] | Sink, size: int)
         left -= n_bytes
 
 
-def _append_signature(path: Path, key: PrivateKey, name: str) -> None:
+def _append_signature(path: Path, key: PrivateKey, name: str, certificates: Sequence[Certificate] = ()) -> None:
     with Envelope(path) as envelope:
-        bundle = signing.sign(envelope.digests, name, key)
+        bundle = signing.sign(envelope.digests, name, key, certificates)
         entries = list(envelope.archive.entries.values())
     with path.open("r+b") as file:
         writer = ArchiveWriter(file, entries)

@@ -13,7 +13,6 @@ from typing import Self
 from tightship.errors import PackageError, SignatureError
 from tightship.package import signing
 from tightship.package.archive import Archive
-from tightship.package.kinds import PublicKey
 from tightship.package.manifest import (
     FORMAT,
     MANIFEST,
@@ -85,8 +84,12 @@ class Envelope:
             whole.update(block)
         return whole.hexdigest()
 
-    def check_signature(self, trusted: Sequence[PublicKey], digests: Mapping[str, str] | None = None) -> signing.Signer:
-        """Check that a trusted key signed this package; `digests` are those of its entries, where they are known.
+    def check_signature(
+        self, trusted: Sequence[signing.Trusted], digests: Mapping[str, str] | None = None
+    ) -> signing.Signer:
+        """Check that a trusted key, or a certificate under a trusted root, signed this package.
+
+        `digests` are those of its entries, where they are known.
 
         Raises `SignatureError`.
         """

@@ -13,7 +13,7 @@ from typing import Self
 from tightship.errors import PackageError, UsageError
 from tightship.package import streaming
 from tightship.package.envelope import Envelope
-from tightship.package.kinds import PrivateKey, PublicKey
+from tightship.package.kinds import PrivateKey
 from tightship.package.manifest import (
     FORMAT,
     MANIFEST,
@@ -28,7 +28,7 @@ from tightship.package.manifest import (
 from tightship.package.memory import memory_for
 from tightship.package.padding import padded_size
 from tightship.package.recipients import Passphrase, unwrap
-from tightship.package.signing import Signer
+from tightship.package.signing import Signer, Trusted
 from tightship.package.strict_json import MAX_BYTES
 
 __all__ = ["Package", "open_package"]
@@ -57,7 +57,7 @@ class Package:
     `signer` is whose signature was checked when it was opened, or None where nobody was to be trusted.
     """
 
-    def __init__(self, envelope: Envelope, seal: _Seal | None, trusted: Sequence[PublicKey]) -> None:
+    def __init__(self, envelope: Envelope, seal: _Seal | None, trusted: Sequence[Trusted]) -> None:
         self.path = envelope.path
         self.signer: Signer | None = None
         self._envelope = envelope
@@ -192,12 +192,13 @@ class _Hashed(io.RawIOBase):
 
 
 def open_package(
-    path: str | Path, key: PrivateKey | Passphrase | None = None, trusted: Sequence[PublicKey] = ()
+    path: str | Path, key: PrivateKey | Passphrase | None = None, trusted: Sequence[Trusted] = ()
 ) -> Package:
     """Open a package for reading; `key` is needed where it is sealed.
 
-    With `trusted` keys the signature is checked before anything else is looked at. Raises `PackageError`,
-    `SignatureError`, `UsageError` where a key is needed, and the uniform `SealError` where it does not fit.
+    With `trusted` keys, or roots of certificates, the signature is checked before anything else is looked at. Raises
+    `PackageError`, `SignatureError`, `UsageError` where a key is needed, and the uniform `SealError` where it does not
+    fit.
     """
     envelope = Envelope(Path(path))
     try:

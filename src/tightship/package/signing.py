@@ -13,7 +13,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from tightship.core import extras
 from tightship.errors import SignatureError
@@ -24,7 +24,10 @@ from tightship.package.statement import PAYLOAD_TYPE, compare, read_statement, w
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-__all__ = ["BUNDLE_TYPE", "Signer", "key_hint", "sign", "signer_hint", "verify"]
+__all__ = ["BUNDLE_TYPE", "Signer", "Trusted", "key_hint", "sign", "signer_hint", "verify"]
+
+Trusted: TypeAlias = Union[PublicKey, "Certificate"]
+"""Whose signature counts: a key, or a root that vouches for certificates of signers."""
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SALT_BYTES = 32
@@ -78,13 +81,8 @@ def sign(digests: Mapping[str, str], name: str, key: PrivateKey, certificates: S
     return json.dumps(bundle, separators=(",", ":")).encode()
 
 
-def verify(
-    bundle: bytes,
-    digests: Mapping[str, str],
-    trusted: Sequence[PublicKey],
-    roots: Sequence[Certificate] = (),
-) -> Signer:
-    """Check that one of the `trusted` keys, or a certificate under one of `roots`, signed exactly these digests.
+def verify(bundle: bytes, digests: Mapping[str, str], trusted: Sequence[Trusted]) -> Signer:
+    """Check that one of the `trusted` keys, or a certificate under one of its roots, signed exactly these digests.
 
     Raises `SignatureError` saying what was expected and found: no signature, a malformed one, one that is not trusted,
     one that does not hold, or files that were changed, added or removed.
@@ -92,12 +90,13 @@ def verify(
     if not bundle:
         raise SignatureError("there is no signature; expected one by a trusted key. Ask the sender to sign")
     envelope = _read(bundle)
+    keys = [entry for entry in trusted if isinstance(entry, PublicKey)]
     if "x509CertificateChain" in envelope.material:
         from tightship.package.certificates import trusted_key
 
-        key, subject = trusted_key(envelope.material, roots)
+        key, subject = trusted_key(envelope.material, [entry for entry in trusted if not isinstance(entry, PublicKey)])
     else:
-        key, subject = _trusted(envelope, trusted), None
+        key, subject = _trusted(envelope, keys), None
     if not _holds(key, envelope.signature, _pae(envelope.payload)):
         raise SignatureError(
             f"the signature does not hold under the trusted key {key.id[:16]}: it was changed or forged"
