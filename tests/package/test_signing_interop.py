@@ -91,4 +91,4 @@ def test_certificates_go_both_ways(model: Path, tmp_path: Path) -> None:
     certificates = ("--signing_certificate", paths["signer"], "--certificate_chain", paths["between"])
     done = tool("sign", "certificate", model, "--signature", theirs, "--private_key", private, *certificates)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert verify(theirs.read_bytes(), digests(model), [], [chain.root]).subject == "CN=Test Signer"
+    assert verify(theirs.read_bytes(), digests(model), [chain.root]).subject == "CN=Test Signer"
