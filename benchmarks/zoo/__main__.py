@@ -49,7 +49,7 @@ def save(rows: Mapping[tuple[str, str], Mapping[str, Any]], **more: Any) -> None
     ordered = sorted(rows.values(), key=place)
     found = asdict(machine())
     found["versions"] |= versions()
-    document = {**load(), "machine": found, "rows": ordered, **more}
+    document = {**load(), "machine": found, "n_cells": len(models) * len(columns), "rows": ordered, **more}
     atomic.write_bytes(RESULT, (json.dumps(document, indent=1) + "\n").encode())
     atomic.write_bytes(PAGE, page(document).encode())
 

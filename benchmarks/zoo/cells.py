@@ -49,6 +49,9 @@ KERAS_DEFINITIONS = {
 }
 """Which function of `examples.zoo.keras_models` builds the model for a Keras file that holds weights alone."""
 
+RECORDED = {"mlperf_tiny/str_ww_ref_model.h5": "mlperf_tiny/calibration_samples.npz"}
+"""Recorded inputs, for a model that answers the same to all that is made up, which would prove nothing."""
+
 WRITTEN = ("examples.zoo.images", "examples.zoo.language", "examples.zoo.sequences", "examples.zoo.several")
 """Modules whose networks need no weights: all that they name is run."""
 
@@ -65,13 +68,14 @@ QUICK = (
 class Entry:
     """One model of the zoo: its name in the table, what `convert` is given, and its weights where they are apart.
 
-    `keras` names what builds the model that `source` is only the weights of.
+    `keras` names what builds the model that `source` is only the weights of; `data` is a file of inputs.
     """
 
     name: str
     source: str
     weights: Path | None = None
     keras: str = ""
+    data: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,8 @@ def _files() -> Iterator[Entry]:
         if name in DEFINITIONS:
             yield Entry(name, DEFINITIONS[name], path)
         elif any(entry.reads_into and entry.recognise(str(path)) for entry in FORMATS.values()):
-            yield Entry(name, str(path), keras=KERAS_DEFINITIONS.get(name, ""))
+            data = str(DATA / RECORDED[name]) if name in RECORDED else None
+            yield Entry(name, str(path), keras=KERAS_DEFINITIONS.get(name, ""), data=data)
 
 
 def _models(folder: Path) -> Iterator[Path]:
@@ -136,7 +141,7 @@ def convert(entry: Entry, suffix: str, folder: Path) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     try:
         source = _built(entry, folder) if entry.keras else entry.source
-        evidence = converting.convert(source, output, weights=entry.weights)
+        evidence = converting.convert(source, output, entry.data, entry.weights)
         agreement = evidence.agreement
         fields |= {"verdict": evidence.verdict, "size_bytes": evidence.size_bytes, "attempts": evidence.attempts}
         fields |= {"max_abs": agreement.max_abs, "error": agreement.error} if agreement else {}
