@@ -8,7 +8,10 @@ Whatever is read runs in ONNX Runtime. Errors are the largest difference of any 
 from __future__ import annotations
 
 import gc
+import json
 import logging
+import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,6 +25,8 @@ from tightship import formats
 from tightship.core import graph
 from tightship.core.model import Model
 from tightship.formats.coreml import CoreMl
+
+DATA = Path(os.environ.get("TIGHTSHIP_DATA", "../shared/data"))
 
 NETWORKS = (
     "examples.zoo.several:three_heads",
@@ -142,9 +147,20 @@ def keras_models() -> dict[str, Callable[[], Any]]:
     }
 
 
+def published_keras() -> dict[str, Callable[[], Any]]:
+    """The MLPerf Tiny networks with their published weights, where they are."""
+    return {
+        f"{name} (Keras)": lambda path=DATA / "mlperf_tiny" / f"{name}.h5": (
+            formats.read(formats.recognise(str(path))).content
+        )
+        for name in ("ad01", "pretrainedResnet", "str_ww_ref_model", "vww_96")
+        if (DATA / "mlperf_tiny" / f"{name}.h5").exists()
+    }
+
+
 def from_keras(folder: Path) -> Iterator[dict[str, Any]]:
     """What coremltools makes of Keras models, against Keras."""
-    for name, build in keras_models().items():
+    for name, build in {**keras_models(), **published_keras()}.items():
         yield judged(name, "float32", lambda: _keras_agreement(build(), folder / "keras.mlpackage"))  # noqa: B023
 
 
@@ -152,7 +168,7 @@ def _keras_agreement(model: Any, path: Path) -> float:
     import coremltools
     import tensorflow as tf
 
-    shape = model.inputs[0].shape
+    shape = (1, *model.inputs[0].shape[1:])
     function = tf.function(lambda x: model(x, training=False), input_signature=[tf.TensorSpec(shape, name="x")])
     package = coremltools.convert(
         [function.get_concrete_function()],
@@ -218,20 +234,22 @@ def _same_weights(package: Any, folder: Path, inputs: Arrays) -> float:
 
 
 def main() -> None:
-    """Measure all and write the result; rows that are there already stay until they are measured again."""
-    from benchmarks.report import finish
+    """Measure all, or the parts that are named, and write the result; other rows stay until they are measured again."""
+    from benchmarks.report import RESULTS, finish
 
     logging.getLogger("coremltools").setLevel(logging.ERROR)
     gc.freeze()
     versions = ", ".join(
         f"{name} {version(name)}" for name in ("coremltools", "torch", "tensorflow-cpu", "onnxruntime")
     )
-    rows = []
+    parts = {part.__name__: part for part in (compressed, from_keras, networks)}
+    earlier = json.loads((RESULTS / "coreml.json").read_text())["rows"] if (RESULTS / "coreml.json").exists() else []
+    rows = {(row["source"], row["kind"]): row for row in earlier}
     with tempfile.TemporaryDirectory() as folder:
-        for part in (compressed, from_keras, networks):
-            for row in part(Path(folder)):
-                rows.append({**row, "versions": versions})
-                finish("coreml", "Core ML packages read back, against their sources", rows)
+        for name in sys.argv[1:] or parts:
+            for row in parts[name](Path(folder)):
+                rows[row["source"], row["kind"]] = {**row, "versions": versions}
+                finish("coreml", "Core ML packages read back, against their sources", list(rows.values()))
 
 
 if __name__ == "__main__":

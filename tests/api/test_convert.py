@@ -215,6 +215,12 @@ def test_a_format_that_nothing_here_runs_is_proven_by_reading_back(model: Path, 
     assert (back.proven, back.checked_by, back.source_engine) == (True, "running", "onnxruntime f32")
 
 
+def test_indices_of_64_bits_are_proven_with_the_32_that_core_ml_has(tmp_path: Path) -> None:
+    pytest.importorskip("coremltools", reason="needs the coreml extra")
+    evidence = ts.convert("examples.zoo.several:dlrm", tmp_path / "net.mlpackage")
+    assert (evidence.proven, evidence.checked_by) == (True, "reading back")
+
+
 @pytest.mark.skipif(platform.system() == "Darwin", reason="there Core ML runs")
 def test_core_ml_itself_is_asked_for_on_macos_only(model: Path, tmp_path: Path) -> None:
     pytest.importorskip("coremltools", reason="needs the coreml extra")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
 
 from tightship import engines, formats
 from tightship.api import loading, locating
@@ -16,7 +20,8 @@ from tightship.core.evidence import CheckedBy, Verdict
 from tightship.core.measurement import Agreement
 from tightship.core.model import Model
 from tightship.core.progress import Progress
-from tightship.core.session import Session
+from tightship.core.session import Arrays, Session
+from tightship.core.specs import TensorSpec
 from tightship.core.target import Target
 from tightship.errors import EngineError, InvalidModel, TightshipError, UnsupportedError
 from tightship.formats import Format
@@ -99,7 +104,7 @@ def prove(entry: Format, artifact: Artifact, proof: Proof) -> Proven:
         return Proven("not checked", reason, checked_by="")
     with reference:
         try:
-            session = _opened(entry, artifact) if runs else _read_back(artifact)
+            session = _opened(entry, artifact) if runs else _read_back(artifact, reference)
         except (EngineError, InvalidModel, UnsupportedError) as error:
             what = f"{entry.engine} cannot open what was written" if runs else "what was written cannot be read back"
             return Proven("differs", f"{what}: {error}")
@@ -120,9 +125,44 @@ def _opened(entry: Format, artifact: Artifact) -> Session:
     return engines.open_session(entry.loadable(artifact), Target(entry.engine, exact=True))
 
 
-def _read_back(artifact: Artifact) -> Session:
+def _read_back(artifact: Artifact, reference: Session) -> Session:
     """The file as it is read into a form, run by the engine of that form."""
-    return Source.of(artifact, formats.read(artifact)).open(exact=True)
+    return _Widened(Source.of(artifact, formats.read(artifact)).open(exact=True), reference)
+
+
+class _Widened:
+    """A session whose integers of 32 bits stand for the reference's of 64: Core ML has no others."""
+
+    def __init__(self, narrow: Session, reference: Session) -> None:
+        self.target = narrow.target
+        self._narrow = narrow
+        self.inputs = _widened(narrow.inputs, reference.inputs)
+        self.outputs = _widened(narrow.outputs, reference.outputs)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        found = self._narrow.run({spec.name: inputs[spec.name].astype(spec.dtype) for spec in self._narrow.inputs})
+        return {spec.name: found[spec.name].astype(spec.dtype) for spec in self.outputs}
+
+    def close(self) -> None:
+        self._narrow.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _widened(specs: Sequence[TensorSpec], reference: Sequence[TensorSpec]) -> tuple[TensorSpec, ...]:
+    if len(specs) != len(reference):
+        return tuple(specs)
+    names = parity.pair([spec.name for spec in specs], [spec.name for spec in reference])
+    wide = {spec.name for spec in reference if spec.dtype == "int64"}
+    return tuple(
+        replace(spec, dtype="int64") if spec.dtype == "int32" and names[spec.name] in wide else spec for spec in specs
+    )
 
 
 def by_default(entry: Format, proven: Proven, path: Path, proof: Proof) -> Iterator[str]:
