@@ -23,10 +23,6 @@ CAUSES = (
         "coremltools: Core ML's prelu of vectors wants one slope for all channels; MTCNN's has one for each.",
     ),
     (
-        r"no engine on this system runs coreml",
-        "Core ML runs on macOS alone; the file was written and is as coremltools made it.",
-    ),
-    (
         r"keeps a state between runs",
         "With its state inside it computes something else each time; its two halves, whose state is an input, are in "
         "the table as model_1 and model_2.",

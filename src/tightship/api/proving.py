@@ -107,7 +107,7 @@ def prove(entry: Format, artifact: Artifact, proof: Proof) -> Proven:
             session = _opened(entry, artifact) if runs else _read_back(artifact, reference)
         except (EngineError, InvalidModel, UnsupportedError) as error:
             what = f"{entry.engine} cannot open what was written" if runs else "what was written cannot be read back"
-            return Proven("differs", f"{what}: {error}")
+            return Proven("differs", f"{what}: {error}", checked_by="running" if runs else "reading back")
         with session:
             found = _told(_compared(reference, session, proof))
     return found if runs else replace(found, checked_by="reading back")
