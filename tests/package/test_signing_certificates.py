@@ -109,6 +109,18 @@ def test_flipped_bits_in_a_certificate_are_refused(which: int, chain: Chain) -> 
             verify(json.dumps(document).encode(), DIGESTS, [chain.root])
 
 
+def test_a_signature_that_declares_unused_bits_is_refused(chain: Chain) -> None:
+    while chain.signer.signature[-1] & 1:  # bits declared as unused must be zero, or no parser reads them
+        chain = Chain()
+    document = json.loads(sign(DIGESTS, "m", key("ec-p256"), chain.chain))
+    entry = document["verificationMaterial"]["x509CertificateChain"]["certificates"][0]
+    data = bytearray(base64.b64decode(entry["rawBytes"]))
+    data[-len(chain.signer.signature) - 1] = 1
+    entry["rawBytes"] = base64.b64encode(data).decode()
+    with pytest.raises(SignatureError, match="CN=Test Signer is not encoded in DER"):
+        verify(json.dumps(document).encode(), DIGESTS, [chain.root])
+
+
 def test_certificates_are_read_from_pem(chain: Chain, tmp_path: Path) -> None:
     file = tmp_path / "chain.pem"
     file.write_bytes(b"".join(entry.public_bytes(Encoding.PEM) for entry in chain.chain))

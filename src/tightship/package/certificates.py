@@ -79,7 +79,14 @@ def _chain(material: Mapping[str, Any]) -> list[Certificate]:
     entries = material["x509CertificateChain"]["certificates"]
     if not 1 <= len(entries) <= MAX_CHAIN:
         raise SignatureError(f"the signature holds {len(entries)} certificates, expected 1 to {MAX_CHAIN}")
-    return [x509.load_der_x509_certificate(base64.b64decode(entry["rawBytes"], validate=True)) for entry in entries]
+    encoded = [base64.b64decode(entry["rawBytes"], validate=True) for entry in entries]
+    chain = [x509.load_der_x509_certificate(der) for der in encoded]
+    for der, certificate in zip(encoded, chain, strict=True):
+        # A BIT STRING may declare that its last bits are unused, and the parser looks past it; signatures are whole
+        # bytes (RFC 5480, RFC 8017), and one certificate has one encoding.
+        if not der.endswith(b"\0" + certificate.signature):
+            raise SignatureError(f"the certificate of {certificate.subject.rfc4514_string()} is not encoded in DER")
+    return chain
 
 
 def _check_chain(leaf: Certificate, between: list[Certificate], roots: Sequence[Certificate]) -> None:
