@@ -18,7 +18,7 @@ SOURCE = Path(tightship.__file__).parent
 LAYERS = (
     {"errors"},
     {"core"},
-    {"formats", "engines", "weights"},
+    {"formats", "engines", "weights", "rounding"},
     {"bridges"},
     {"passes", "measure"},
     {"search", "parallel"},

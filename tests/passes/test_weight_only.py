@@ -15,10 +15,11 @@ from tightship import formats
 from tightship.core import graph
 from tightship.core.model import Model
 from tightship.errors import UsageError
-from tightship.passes.blocks import quantize_blocks
-from tightship.passes.packing import unpack
 from tightship.passes.simplify import Simplify
 from tightship.passes.weight_only import WeightOnly
+from tightship.rounding.blocks import quantize_blocks
+from tightship.rounding.encoding import Encoding
+from tightship.rounding.packing import unpack
 
 ENGINE_ERROR = {"onnxruntime": 0.01, "openvino": 1e-5}
 """Against a float product with the same codes. ONNX Runtime rounds each block of activations to int8: a step is 1/127
@@ -90,13 +91,13 @@ def test_weights_of_one_sign_do_not_saturate(bits: int) -> None:
 def test_weights_are_as_close_as_their_width_allows(bits: int, block: int, symmetric: bool, largest: float) -> None:
     """Normal numbers in a block of 32 span 4 standard deviations: 15 steps of 0.27 are off by 0.08 on average."""
     weight = normal(256, 512)
-    found = quantize_blocks(weight, bits, block, symmetric).dequantize(512)
+    found = quantize_blocks(weight, Encoding(bits, block, symmetric)).dequantize(512)
     assert relative_error(found, weight) < largest
 
 
 def test_clipping_a_block_is_better_than_keeping_its_range() -> None:
     weight = rng.standard_t(5, (64, 1024)).astype(np.float32)
-    found = quantize_blocks(weight, 4, 128, symmetric=True)
+    found = quantize_blocks(weight, Encoding(4, 128, symmetric=True))
     blocks = weight.reshape(64, 8, 128)
     whole = np.take_along_axis(blocks, np.abs(blocks).argmax(-1)[..., None], -1) / -8
     plain = np.clip(np.rint(blocks / whole), -8, 7) * whole
@@ -117,7 +118,7 @@ def test_no_weight_is_further_off_than_rounding_and_clipping_explain(
 ) -> None:
     random = np.random.default_rng(seed)
     weight = (random.standard_normal((n_rows, n_columns)) * 10.0 ** random.integers(-6, 6)).astype(np.float32)
-    found = quantize_blocks(weight, bits, block, symmetric)
+    found = quantize_blocks(weight, Encoding(bits, block, symmetric))
     off = np.abs(found.dequantize(n_columns) - weight)
     steps = np.repeat(np.abs(found.scales), block, axis=1)[:, :n_columns]
     # Half a step by rounding (and half by rounding the zero point); beyond a range that was cut to 0.8 of itself a
@@ -131,7 +132,7 @@ def test_no_weight_is_further_off_than_rounding_and_clipping_explain(
 def test_blocks_of_one_number_survive(value: float) -> None:
     weight = np.full((3, 70), value, np.float32)
     for symmetric in (False, True):
-        found = quantize_blocks(weight, 4, 32, symmetric).dequantize(70)
+        found = quantize_blocks(weight, Encoding(4, 32, symmetric)).dequantize(70)
         # A clipped range gains nothing here; 1e-42 is below what float32 divides by, and becomes zero.
         np.testing.assert_allclose(found, weight, rtol=1e-6 if abs(value) > 1 else 0, atol=1e-40)
 
@@ -157,7 +158,7 @@ def test_embeddings_are_looked_up_exactly(engine: str, bits: int, symmetric: boo
     after = compressed(model, bits=bits, symmetric=symmetric)
     assert op_types(after) == ["GatherBlockQuantized"]
     ids = np.array([[0, 99, 5], [7, 7, 50]])
-    wanted = quantize_blocks(weight, bits, 32, symmetric).dequantize(64)[ids]
+    wanted = quantize_blocks(weight, Encoding(bits, 32, symmetric)).dequantize(64)[ids]
     # One subtraction and one product per number, in float32.
     np.testing.assert_allclose(run(after, {"ids": ids}, engine)["y"], wanted, rtol=1e-6, atol=1e-6)
 

@@ -12,7 +12,6 @@ from tightship.core.model import Model
 from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Statistics
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import UsageError
-from tightship.passes.blocks import quantize_blocks
 from tightship.passes.editing import (
     add_constant,
     constant,
@@ -24,7 +23,9 @@ from tightship.passes.editing import (
     weight_array,
 )
 from tightship.passes.linear import LEAST_WEIGHT_BYTES, Linear, linear_operators
-from tightship.passes.packing import pack
+from tightship.rounding.blocks import quantize_blocks
+from tightship.rounding.encoding import Encoding
+from tightship.rounding.packing import pack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -189,7 +190,7 @@ class _Rewriting:
     def _quantized(self, value: onnx_ir.Value, rows: np.ndarray, flat: bool) -> tuple[onnx_ir.Value, ...]:
         """Store `rows` `[N, K]` as codes, scales and, unless symmetric, zero points."""
         settings = self._settings
-        found = quantize_blocks(rows, settings.bits, settings.block, settings.symmetric)
+        found = quantize_blocks(rows, Encoding(settings.bits, settings.block, settings.symmetric))
         codes = pack(found.codes, settings.bits)
         stored = [
             add_constant(self._graph, f"{value.name}_codes", codes.reshape(len(codes), -1) if flat else codes),

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tightship.rounding.encoding import Encoding
+
 __all__ = ["BlockCodes", "quantize_blocks"]
 
 _SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8)
@@ -32,13 +34,13 @@ class BlockCodes:
         return _dequantize(self.codes, self.scales, self.zero_points).reshape(len(self.codes), -1)[:, :n_columns]
 
 
-def quantize_blocks(weight: np.ndarray, bits: int, block: int, symmetric: bool) -> BlockCodes:
-    """Round `weight` `[N, K]` to the nearest codes of `bits` bits.
+def quantize_blocks(weight: np.ndarray, encoding: Encoding) -> BlockCodes:
+    """Round `weight` `[N, K]` to the nearest codes.
 
     Below 8 bits each block takes the range with the least squared error out of a few slightly clipped ones.
     """
     n_rows, n_columns = weight.shape
-    n_blocks = -(-n_columns // block)
+    n_blocks, block = encoding.n_blocks(n_columns), encoding.block
     codes = np.empty((n_rows, n_blocks, block), np.uint8)
     scales = np.empty((n_rows, n_blocks), np.float32)
     zero_points = np.empty((n_rows, n_blocks), np.uint8)
@@ -47,13 +49,14 @@ def quantize_blocks(weight: np.ndarray, bits: int, block: int, symmetric: bool) 
         rows = slice(start, start + step)
         blocks = np.zeros((len(weight[rows]), n_blocks * block), np.float32)
         blocks[:, :n_columns] = weight[rows]
-        found = _best(blocks.reshape(-1, n_blocks, block), bits, symmetric)
+        found = _best(blocks.reshape(-1, n_blocks, block), encoding)
         codes[rows], scales[rows], zero_points[rows] = found.codes, found.scales, found.zero_points
     return BlockCodes(codes, scales, zero_points)
 
 
-def _best(blocks: np.ndarray, bits: int, symmetric: bool) -> BlockCodes:
-    ranges = _symmetric_range if symmetric else _asymmetric_range
+def _best(blocks: np.ndarray, encoding: Encoding) -> BlockCodes:
+    bits = encoding.bits
+    ranges = _symmetric_range if encoding.symmetric else _asymmetric_range
     shrinks = _SHRINKS if bits < 8 else (1.0,)
     best = _rounded(blocks, *ranges(blocks, bits, shrinks[0]), bits)
     least = _squared_error(blocks, best)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tightship.errors import UsageError
-from tightship.passes.packing import PACKED_BITS, pack, unpack
+from tightship.rounding.packing import PACKED_BITS, pack, unpack
 
 
 @given(st.data(), st.sampled_from(PACKED_BITS), st.integers(0, 4), st.integers(0, 5), st.integers(0, 70))
