@@ -31,7 +31,7 @@ class Encoding:
     @property
     def top(self) -> int:
         """The largest code."""
-        return 2**self.bits - 1
+        return (1 << self.bits) - 1
 
     @property
     def packed_bits(self) -> int:
