@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import MISSING, FrozenInstanceError, fields, is_dataclass, replace
+from pathlib import Path
 
-import msgspec
 import numpy as np
 import onnx
 import pytest
@@ -19,6 +19,7 @@ from tightship.core.graph import operator_name
 from tightship.core.model import Model
 from tightship.core.passes import Pass, PassResult, Quantizer
 from tightship.core.recipe import Recipe
+from tightship.core.store import Store
 from tightship.errors import InvalidModel
 from tightship.passes import PASSES
 
@@ -252,13 +253,15 @@ def test_an_excluded_name_that_no_operator_has_is_told(kind: type[Quantizer]) ->
 
 
 @every_quantizer
-def test_observing_once_serves_every_rewrite(kind: type[Quantizer]) -> None:
-    """The search stores what was observed as JSON, then leaves operators out one after another."""
+def test_observing_once_serves_every_rewrite(kind: type[Quantizer], tmp_path: Path) -> None:
+    """The search stores what was observed, then leaves operators out one after another."""
     model = model_of(mlp())
     entry = kind()
     observed = entry.observe(model, calibration_for(entry, model))
-    stored = msgspec.json.decode(msgspec.json.encode(observed), type=dict[str, list[float]])
-    assert stored == dict(observed)
+    stored = Store(tmp_path).arrays("observe", "", lambda: observed)
+    assert stored.keys() == observed.keys()
+    for name, array in observed.items():
+        np.testing.assert_array_equal(stored[name], array)
     narrower = kind(exclude=(entry.operators(model)[0].name,))
     again = applied(narrower, model).model
     assert graph.to_bytes(narrower.rewrite(model, stored).model) == graph.to_bytes(again)

@@ -11,16 +11,19 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import ClassVar, Literal
 
+import numpy as np
+
 from tightship.core.dataset import Dataset
 from tightship.core.model import Form, Model, Step
 from tightship.core.progress import SILENT, Progress
+from tightship.core.store import Store
 
 __all__ = ["DataNeed", "Operator", "Pass", "PassResult", "Quantizer", "Statistics"]
 
 DataNeed = Literal["none", "calibration", "training"]
 
-Statistics = Mapping[str, list[float]]
-"""What calibration keeps: a few numbers per tensor name. Plain, so that it can be stored as JSON."""
+Statistics = Mapping[str, np.ndarray]
+"""What calibration keeps, by name: ranges of tensors, or codes of weights. Plain arrays, so that it can be stored."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +49,13 @@ class Pass(ABC):
     lossless: ClassVar[bool]
 
     @abstractmethod
-    def apply(self, model: Model, data: Dataset | None = None, progress: Progress = SILENT) -> PassResult:
+    def apply(
+        self, model: Model, data: Dataset | None = None, progress: Progress = SILENT, store: Store | None = None
+    ) -> PassResult:
         """Return the transformed model; `model` itself stays as it was.
 
-        `data` is the calibration or training data, required where the class says so.
+        `data` is the calibration or training data, required where the class says so. Long work keeps what is finished
+        in `store`, and goes on from there when it is done again.
         """
 
     @property
@@ -91,12 +97,16 @@ class Quantizer(Pass):
         """Return the operators that would be changed if none were excluded, in graph order."""
 
     @abstractmethod
-    def observe(self, model: Model, data: Dataset | None, progress: Progress = SILENT) -> Statistics:
+    def observe(
+        self, model: Model, data: Dataset | None, progress: Progress = SILENT, store: Store | None = None
+    ) -> Statistics:
         """Run the calibration data once and return what rewriting needs (empty where no data is needed)."""
 
     @abstractmethod
     def rewrite(self, model: Model, statistics: Statistics) -> PassResult:
         """Return the model with every operator changed that is not in `exclude`."""
 
-    def apply(self, model: Model, data: Dataset | None = None, progress: Progress = SILENT) -> PassResult:
-        return self.rewrite(model, self.observe(model, data, progress))
+    def apply(
+        self, model: Model, data: Dataset | None = None, progress: Progress = SILENT, store: Store | None = None
+    ) -> PassResult:
+        return self.rewrite(model, self.observe(model, data, progress, store))

@@ -7,18 +7,42 @@ whole (`atomic.writing`), so a run killed at any point continues from its last f
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import msgspec
+import numpy as np
 
 from tightship.core import atomic
 
-__all__ = ["Store"]
+__all__ = ["Arrays", "Store"]
 
 Value = TypeVar("Value")
+
+
+class Arrays(Mapping[str, np.ndarray]):
+    """The arrays of an `.npz` file by name, each read anew when it is asked for, so that none is kept in memory."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        with np.load(path) as file:
+            self._names = tuple(file.files)
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name not in self._names:
+            raise KeyError(name)
+        with np.load(self._path) as file:
+            array: np.ndarray = file[name]
+        return array
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 @dataclass(frozen=True)
@@ -51,9 +75,25 @@ class Store:
                 write(temporary / name)
         return folder / name
 
+    def arrays(self, step: str, parts: object, compute: Callable[[], Mapping[str, np.ndarray]]) -> Arrays:
+        """Return the stored arrays of this step, or compute and store them; each is read when it is asked for."""
+        path = self._path(step, parts, ".npz")
+        if not self._has(path):
+            with atomic.writing(path) as temporary:
+                _write_arrays(temporary, compute())
+        return Arrays(path)
+
     def _has(self, path: Path) -> bool:
         return path.exists() and path.stat().st_mtime >= self.since
 
     def _path(self, step: str, parts: object, suffix: str) -> Path:
         key = hashlib.sha256(msgspec.json.encode([step, parts], order="deterministic")).hexdigest()
         return self.root / f"{step}-{key[:32]}{suffix}"
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Write an `.npz` file one array at a time, whatever computes them."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as file:
+        for name, array in arrays.items():
+            with file.open(f"{name}.npy", "w", force_zip64=True) as entry:
+                np.lib.format.write_array(entry, np.asarray(array), allow_pickle=False)

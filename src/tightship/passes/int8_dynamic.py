@@ -13,6 +13,7 @@ from tightship.core.graph import operator_name
 from tightship.core.model import Model
 from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Statistics
 from tightship.core.progress import SILENT, Progress
+from tightship.core.store import Store
 from tightship.errors import UsageError
 from tightship.passes.editing import (
     add_constant,
@@ -71,7 +72,9 @@ class Int8Dynamic(Quantizer):
     def operators(self, model: Model) -> tuple[Operator, ...]:
         return tuple(target.operator for target in _targets(model.graph))
 
-    def observe(self, model: Model, data: Dataset | None, progress: Progress = SILENT) -> Statistics:
+    def observe(
+        self, model: Model, data: Dataset | None, progress: Progress = SILENT, store: Store | None = None
+    ) -> Statistics:
         return {}
 
     def rewrite(self, model: Model, statistics: Statistics) -> PassResult:

@@ -8,11 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+import numpy as np
+
 from tightship.core.dataset import Dataset
 from tightship.core.graph import operator_name, quiet_libraries
 from tightship.core.model import Model
 from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Statistics
 from tightship.core.progress import SILENT, Progress
+from tightship.core.store import Store
 from tightship.errors import UnsupportedError, UsageError
 from tightship.passes.biases import merge_biases
 from tightship.passes.calibration import Method, observe_ranges
@@ -71,14 +74,17 @@ class Int8Static(Quantizer):
         found = quantizable(_prepared(model), self.attention)
         return tuple(replace(entry, op_type=types.get(entry.name, entry.op_type)) for entry in found)
 
-    def observe(self, model: Model, data: Dataset | None, progress: Progress = SILENT) -> Statistics:
+    def observe(
+        self, model: Model, data: Dataset | None, progress: Progress = SILENT, store: Store | None = None
+    ) -> Statistics:
         """Return `[low, high]` by tensor name for every tensor that any choice of `exclude` quantizes."""
         refuse_nan(model.graph)
         graph = _prepared(model)
         names = [value.name for value in place(graph, self.attention).observed()]
         if not names:
             return {}
-        return observe_ranges(graph, names, data, self.ranges, self.percentile, progress)
+        found = observe_ranges(graph, names, data, self.ranges, self.percentile, progress)
+        return {name: np.array(bounds) for name, bounds in found.items()}
 
     def rewrite(self, model: Model, statistics: Statistics) -> PassResult:
         graph = _prepared(model)

@@ -11,6 +11,7 @@ from tightship.core.graph import graph_specs, quiet_libraries
 from tightship.core.model import Form, Model
 from tightship.core.passes import DataNeed, Pass, PassResult
 from tightship.core.progress import SILENT, Progress
+from tightship.core.store import Store
 from tightship.errors import InvalidModel
 from tightship.passes.editing import deep_copy, editable, name_everything, refuse_nan
 from tightship.passes.folding import fold_constants
@@ -42,7 +43,9 @@ class Simplify(Pass):
     data: ClassVar[DataNeed] = "none"
     lossless: ClassVar[bool] = True
 
-    def apply(self, model: Model, data: Dataset | None = None, progress: Progress = SILENT) -> PassResult:
+    def apply(
+        self, model: Model, data: Dataset | None = None, progress: Progress = SILENT, store: Store | None = None
+    ) -> PassResult:
         refuse_nan(model.graph)
         graph, notes = upgraded(editable(model))
         simple, more_notes = _simplified(graph)

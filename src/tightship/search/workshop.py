@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from tightship.core.dataset import Dataset
 from tightship.core.feeds import feeds
 from tightship.core.measurement import Agreement, Latency, Machine, Ratio
 from tightship.core.model import Model, Step
-from tightship.core.passes import Pass, Quantizer
+from tightship.core.passes import Pass, Quantizer, Statistics
 from tightship.core.progress import SILENT, Progress
 from tightship.core.recipe import Recipe
 from tightship.core.session import Arrays, Session
@@ -91,15 +91,12 @@ class Workshop:
             built = self._apply(built, recipe.passes[:count], entry)
         return built
 
-    def observe(self, built: Built, before: Sequence[Pass], entry: Quantizer) -> Mapping[str, list[float]]:
+    def observe(self, built: Built, before: Sequence[Pass], entry: Quantizer) -> Statistics:
         """Calibrate once for all variants of a quantizer that differ only in what they leave out."""
         parameters = {key: value for key, value in entry.step.parameters.items() if key != "exclude"}
         parts = self._parts([each.step for each in before], entry.name, parameters, self._calibration_digest(entry))
-        return self.store.value(
-            "observe",
-            parts,
-            dict[str, list[float]],
-            lambda: dict(entry.observe(built.read(), self.calibration, self.progress)),
+        return self.store.arrays(
+            "observe", parts, lambda: entry.observe(built.read(), self.calibration, self.progress, self.store)
         )
 
     def time(self, built: Built, target: Target) -> Timing:
@@ -159,7 +156,7 @@ class Workshop:
         if isinstance(entry, Quantizer):
             result = entry.rewrite(model, self.observe(before, earlier, entry))
         else:
-            result = entry.apply(model, self.calibration, self.progress)
+            result = entry.apply(model, self.calibration, self.progress, self.store)
         formats.write(result.model, path)
         record = _Record(result.changed, result.notes, result.model.history)
         (path.parent / RECORD_FILE).write_bytes(msgspec.json.encode(record))
