@@ -22,8 +22,11 @@ __all__ = ["at_opset", "upgrade"]
 
 _OPSET_OF_RESIZE_GRIDS = 11
 
-_IR_VERSIONS = {7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9, 21: 10}
-"""The format's version that came with each opset (onnx/docs/Versioning.md); later ones came with 10 and more."""
+_IR_VERSIONS = {
+    **{7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9},
+    **{21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 13, 28: 14},
+}
+"""The format's version that came with each opset (onnx/docs/Versioning.md)."""
 
 _OLD_NAMES = {("Pad", "constant_value"): "value", ("TopK", "K"): "k"}
 """What an input was called while it was an attribute, where it has changed its name."""

@@ -6,6 +6,7 @@ from tightship.core.passes import Pass
 from tightship.core.table import Table
 from tightship.passes.int8_dynamic import Int8Dynamic
 from tightship.passes.int8_static import Int8Static
+from tightship.passes.low_bit import LowBit
 from tightship.passes.simplify import Simplify
 from tightship.passes.weight_only import WeightOnly
 
@@ -18,5 +19,6 @@ PASSES: Table[type[Pass]] = Table(
         Int8Dynamic.name: Int8Dynamic,
         Int8Static.name: Int8Static,
         WeightOnly.name: WeightOnly,
+        LowBit.name: LowBit,
     },
 )

@@ -6,12 +6,12 @@ The copy shares nothing with the source but the weights' bytes, which are never 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tightship.core.graph import operator_name
+from tightship.core.graph import operator_name, quiet_libraries
 from tightship.core.model import Model
 from tightship.core.passes import Operator
 from tightship.errors import InvalidModel, nearest
@@ -21,11 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "add_constant",
+    "add_lazy_constant",
     "all_values",
     "constant",
     "deep_copy",
     "drop_unused",
     "editable",
+    "infer_shapes",
     "known_constant",
     "name_everything",
     "refuse_nan",
@@ -115,12 +117,40 @@ def add_constant(graph: onnx_ir.Model, name: str, array: np.ndarray) -> onnx_ir.
     """Add an initializer called `name`, or `name` with a number behind it where that is taken; return its value."""
     import onnx_ir
 
+    free = _free_name(graph, name)
+    return _register(graph, free, onnx_ir.tensor(array, name=free))
+
+
+def add_lazy_constant(
+    graph: onnx_ir.Model,
+    name: str,
+    dtype: onnx_ir.DataType,
+    shape: Sequence[int],
+    read: Callable[[], np.ndarray],
+) -> onnx_ir.Value:
+    """Add an initializer as `add_constant` does, whose array is read each time it is asked for and not kept."""
+    import onnx_ir
+
+    free = _free_name(graph, name)
+
+    def tensor() -> onnx_ir.Tensor:
+        return onnx_ir.Tensor(np.ascontiguousarray(read()), dtype=dtype, name=free)
+
+    return _register(graph, free, onnx_ir.LazyTensor(tensor, dtype, onnx_ir.Shape(shape), name=free))
+
+
+def _free_name(graph: onnx_ir.Model, name: str) -> str:
     taken, free, count = graph.graph.initializers, name, 0
     while free in taken:
         count += 1
         free = f"{name}_{count}"
-    tensor = onnx_ir.tensor(array, name=free)
-    value = onnx_ir.Value(name=free, shape=tensor.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
+    return free
+
+
+def _register(graph: onnx_ir.Model, name: str, tensor: onnx_ir.TensorProtocol) -> onnx_ir.Value:
+    import onnx_ir
+
+    value = onnx_ir.Value(name=name, shape=tensor.shape, type=onnx_ir.TensorType(tensor.dtype), const_value=tensor)
     graph.graph.register_initializer(value)
     return value
 
@@ -150,6 +180,18 @@ def drop_unused(value: onnx_ir.Value) -> None:
         node.graph.remove(node, safe=True)
         for source in read:
             drop_unused(source)
+
+
+def infer_shapes(graph: onnx_ir.Model) -> None:
+    """Infer shapes and types anew, in place: what exporters wrote may be stale, and is relied upon."""
+    from onnx_ir.passes.common import ShapeInferencePass
+
+    for node in graph.graph:
+        for value in node.outputs:
+            if not value.is_graph_output():
+                value.shape = None
+    with quiet_libraries():
+        ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(graph)
 
 
 def name_everything(graph: onnx_ir.Model) -> None:

@@ -1,0 +1,172 @@
+"""Weights at 8, 4, 3 or 2 bits, rounded so that the outputs stay, not the weights."""
+
+from __future__ import annotations
+
+from collections import ChainMap
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+import numpy as np
+
+from tightship.core.dataset import Dataset
+from tightship.core.feeds import feeds
+from tightship.core.graph import from_ir
+from tightship.core.model import Model
+from tightship.core.opset import at_opset
+from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Statistics
+from tightship.core.progress import SILENT, Progress
+from tightship.core.store import Store
+from tightship.errors import DatasetError, UsageError
+from tightship.passes.block_by_block import BlockByBlock, Order, graph_digest, weight_key
+from tightship.passes.codable import Embedding, Product, coded_operators
+from tightship.passes.coded_weights import CodedWeight, Spelling, WeightWriter, coded_arrays
+from tightship.passes.editing import editable, infer_shapes, name_everything, refuse_nan, unknown_exclusions
+from tightship.rounding.blocks import quantize_blocks
+from tightship.rounding.encoding import BITS, Encoding
+from tightship.rounding.solve import PRESETS, Method
+
+if TYPE_CHECKING:
+    import onnx_ir
+
+__all__ = ["LowBit"]
+
+Choice = Literal["preset", "on", "off"]
+"""A part of the method: as the preset has it for this number of bits, or the person's own choice."""
+
+_FLOAT = 16
+"""The number of bits that stands for a weight left as it is."""
+
+_FIRST_OPSET_OF_BITS = {2: 25, 3: 21, 4: 21, 8: 21, _FLOAT: 21}
+"""Since when DequantizeLinear has blocks, and codes of so many bits."""
+
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class LowBit(Quantizer):
+    """Store the weights of products at 8, 4, 3 or 2 bits, rounded so that the outputs stay.
+
+    Every `block` weights that meet the same output share a float32 scale and, unless `symmetric`, a zero point. The
+    graph is gone through one part at a time, each rounded on what the parts before it, rounded already, give it; so
+    models larger than memory pass, and a killed run goes on behind its last finished part.
+
+    `preset` "fast" searches the range of each block and needs the data for nothing else; "balanced" feeds the error of
+    each column back into those that follow (GPTQ), aimed at the output of the float model (GPTAQ); "best" trains the
+    rounding of each part by gradients besides, and needs PyTorch. Each choice can be made by a field of its own.
+    `rank` adds a float correction of that rank to every product. `operator_bits` sets the bits of single operators, as
+    `lm_head=8` or `*down_proj*=16` (16: stays as it is; the first pattern that matches counts). Embeddings are rounded
+    to nearest at `embedding_bits` (0: they stay). Codes of 3 bits take 4 in the file.
+    """
+
+    name: ClassVar[str] = "low-bit"
+    data: ClassVar[DataNeed] = "calibration"
+
+    bits: Literal[8, 4, 3, 2] = 4
+    block: Literal[16, 32, 64, 128, 256] = 128
+    symmetric: bool = False
+    preset: Literal["fast", "balanced", "best"] = "balanced"
+    clip: Choice = "preset"
+    error_feedback: Choice = "preset"
+    activation_order: Choice = "preset"
+    asymmetric_calibration: Choice = "preset"
+    refit: Choice = "preset"
+    rank: int = 0
+    operator_bits: tuple[str, ...] = ()
+    embedding_bits: Literal[0, 4, 8] = 8
+    spelling: Spelling = "MatMulNBits"
+
+    def __post_init__(self) -> None:
+        Encoding(self.bits, self.block, self.symmetric)
+        if self.preset not in PRESETS:
+            raise UsageError(f"low-bit: preset must be one of {', '.join(PRESETS)}, found {self.preset!r}")
+        if self.rank < 0:
+            raise UsageError(f"low-bit: rank must be zero (no correction) or more, found {self.rank}")
+        self._overrides()
+
+    def operators(self, model: Model) -> tuple[Operator, ...]:
+        return tuple(target.operator for target in self._targets(model.graph))
+
+    def observe(
+        self, model: Model, data: Dataset | None, progress: Progress = SILENT, store: Store | None = None
+    ) -> Statistics:
+        """Return the codes of every weight that any choice of `exclude` rounds."""
+        if data is None:
+            raise DatasetError("calibration needs data and got none: give representative inputs, 100 items or more")
+        refuse_nan(model.graph)
+        graph = self._prepared(model)
+        everything = replace(self, exclude=())
+        targets = list(everything._targets(graph))
+        rows = {_key(target): target for target in targets if isinstance(target, Embedding)}
+        found = {
+            f"{key}{name}": array for key, target in rows.items() for name, array in self._embedding(target).items()
+        }
+        orders = {target.name: self._order(target.name) for target in targets if isinstance(target, Product)}
+        if not orders:
+            return found
+        key = (everything.step, graph_digest(graph), data.digest) if store is not None else ()
+        work = BlockByBlock(graph, orders, key, progress, store)
+        coded = work.run(lambda: (feed.arrays for feed in feeds(data, model.inputs, _BATCH)))
+        return ChainMap(found, coded)  # type: ignore[arg-type]
+
+    def rewrite(self, model: Model, statistics: Statistics) -> PassResult:
+        notes = unknown_exclusions(self.exclude, self.operators(model))
+        graph = self._prepared(model)
+        targets = [target for target in self._targets(graph) if target.name not in self.exclude]
+        if not targets:
+            return PassResult(model, False, notes)
+        writer = WeightWriter(graph, self.spelling)
+        for target in targets:
+            target.write(writer, CodedWeight.of(statistics, _key(target)))
+        name_everything(graph)
+        return PassResult(model.after(self.step, graph), True, notes)
+
+    def _prepared(self, model: Model) -> onnx_ir.Model:
+        """Return an editable copy with unique names and known types, in an opset that has what is to be written."""
+        graph = editable(model)
+        name_everything(graph)
+        if self.spelling == "DequantizeLinear":
+            opset = _FIRST_OPSET_OF_BITS[min(self._bits_of(target.name) for target in self._targets(graph))]
+            graph = at_opset(from_ir(graph), max(opset, graph.opset_imports.get("", opset))).graph
+        infer_shapes(graph)
+        return graph
+
+    def _targets(self, graph: onnx_ir.Model) -> Iterator[Product | Embedding]:
+        for target in coded_operators(graph, self.block):
+            bits = self.embedding_bits if isinstance(target, Embedding) else self._bits_of(target.name)
+            if bits not in (0, _FLOAT):
+                yield target
+
+    def _bits_of(self, name: str) -> int:
+        return next((bits for pattern, bits in self._overrides() if fnmatchcase(name, pattern)), self.bits)
+
+    def _overrides(self) -> list[tuple[str, int]]:
+        found = []
+        for entry in self.operator_bits:
+            pattern, _, bits = entry.rpartition("=")
+            if not pattern or bits not in {str(number) for number in (*BITS, _FLOAT)}:
+                known = ", ".join(str(number) for number in (*BITS, _FLOAT))
+                raise UsageError(f"low-bit: operator_bits takes PATTERN=BITS with bits {known}, found {entry!r}")
+            found.append((pattern, int(bits)))
+        return found
+
+    def _order(self, name: str) -> Order:
+        bits = self._bits_of(name)
+        return Order(Encoding(bits, self.block, self.symmetric), self._method(bits), self.rank)
+
+    def _method(self, bits: int) -> Method:
+        chosen = {
+            name: getattr(self, name) == "on"
+            for name in ("clip", "error_feedback", "activation_order", "asymmetric_calibration", "refit")
+            if getattr(self, name) != "preset"
+        }
+        return replace(PRESETS[self.preset][bits], **chosen)
+
+    def _embedding(self, target: Embedding) -> dict[str, np.ndarray]:
+        encoding, rows = Encoding(self.embedding_bits, self.block, self.symmetric), target.rows()
+        return coded_arrays(quantize_blocks(rows, encoding), encoding, rows.shape[1])
+
+
+def _key(target: Product | Embedding) -> str:
+    return weight_key(target.linear) if isinstance(target, Product) else f"{target.key[0]}/"
