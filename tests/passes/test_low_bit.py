@@ -106,3 +106,30 @@ def test_an_override_that_says_nothing_is_refused(wrong: str) -> None:
 def test_a_correction_of_low_rank_lowers_the_error() -> None:
     model = decoder()
     assert error(LowBit(bits=2, block=32, rank=16), model) < 0.8 * error(LowBit(bits=2, block=32), model)
+
+
+def test_bits_are_given_where_they_serve_the_outputs_most() -> None:
+    model = decoder()
+    entry = LowBit(block=32, average_bits=4.0)
+    made = entry.apply(model, correlated(128))
+    widths = {
+        name: int(array[0]) for name, array in entry.observe(model, correlated(128)).items() if "encoding" in name
+    }
+    assert len(set(widths.values())) > 1
+    assert any("operators by bits: " in note for note in made.notes)
+    assert error(entry, model, "openvino") < error(LowBit(bits=4, block=32), model, "openvino")
+
+
+def test_a_limit_of_noise_is_met_with_fewer_bits_than_the_same_everywhere() -> None:
+    model = decoder()
+    entry = LowBit(block=32, least_sqnr_db=30.0)
+    found = entry.observe(model, correlated(128))
+    bits = {name.partition("/")[0]: int(array[0]) for name, array in found.items() if name.endswith("encoding")}
+    assert set(bits.values()) <= {2, 4, 8}
+    assert np.mean(list(bits.values())) < 8
+    assert error(entry, model, "openvino") < 10 ** (-30 / 20)
+
+
+def test_an_average_below_the_fewest_bits_is_refused() -> None:
+    with pytest.raises(UsageError, match="average_bits must be 2 or more, found 1"):
+        LowBit(average_bits=1.0)

@@ -77,9 +77,11 @@ def test_recurrent_and_plain_networks_are_cut_too(tmp_path: Path) -> None:
 
 def test_an_output_in_the_middle_lives_to_the_end(tmp_path: Path) -> None:
     weights = {name: np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32) for name in "uvw"}
-    text = (
-        "n (float[N, 64] x) => (float[N, 64] a, float[N, 64] c) {a = MatMul (x, u) b = MatMul (a, v) c = MatMul (b, w)}"
-    )
+    text = """n (float[N, 64] x) => (float[N, 64] a, float[N, 64] c) {
+        a = MatMul (x, u)
+        b = MatMul (a, v)
+        c = MatMul (b, w)
+    }"""
     model = prepared(written(text, **weights))
     inputs = made_up_inputs(model)
     found = part_by_part(model, inputs, tmp_path)

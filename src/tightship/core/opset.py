@@ -22,10 +22,9 @@ __all__ = ["at_opset", "upgrade"]
 
 _OPSET_OF_RESIZE_GRIDS = 11
 
-_IR_VERSIONS = {
-    **{7: 3, 8: 3, 9: 4, 10: 5, 11: 6, 12: 7, 13: 7, 14: 7, 15: 8, 16: 8, 17: 8, 18: 8, 19: 9, 20: 9},
-    **{21: 10, 22: 10, 23: 11, 24: 12, 25: 13, 26: 13, 27: 13, 28: 14},
-}
+_IR_VERSIONS = dict(
+    zip(range(7, 29), (3, 3, 4, 5, 6, 7, 7, 7, 8, 8, 8, 8, 9, 9, 10, 10, 11, 12, 13, 13, 13, 14), strict=True)
+)
 """The format's version that came with each opset (onnx/docs/Versioning.md)."""
 
 _OLD_NAMES = {("Pad", "constant_value"): "value", ("TopK", "K"): "k"}

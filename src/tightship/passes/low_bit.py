@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import ChainMap
+from collections import ChainMap, Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -23,6 +23,8 @@ from tightship.passes.block_by_block import BlockByBlock, Order, graph_digest, w
 from tightship.passes.codable import Embedding, Product, coded_operators
 from tightship.passes.coded_weights import CodedWeight, Spelling, WeightWriter, coded_arrays
 from tightship.passes.editing import editable, infer_shapes, name_everything, refuse_nan, unknown_exclusions
+from tightship.passes.noise import measure_noise
+from tightship.rounding.allocation import least_cost, least_noise
 from tightship.rounding.blocks import quantize_blocks
 from tightship.rounding.encoding import BITS, Encoding
 from tightship.rounding.solve import PRESETS, Method
@@ -41,6 +43,10 @@ _FLOAT = 16
 _FIRST_OPSET_OF_BITS = {2: 25, 3: 21, 4: 21, 8: 21, _FLOAT: 21}
 """Since when DequantizeLinear has blocks, and codes of so many bits."""
 
+_FLOAT_BITS = 32
+_WIDTHS = (8, 4, 2)
+"""The bits that are chosen from, besides float."""
+
 _BATCH = 8
 
 
@@ -55,9 +61,12 @@ class LowBit(Quantizer):
     `preset` "fast" searches the range of each block and needs the data for nothing else; "balanced" feeds the error of
     each column back into those that follow (GPTQ), aimed at the output of the float model (GPTAQ); "best" trains the
     rounding of each part by gradients besides, and needs PyTorch. Each choice can be made by a field of its own.
-    `rank` adds a float correction of that rank to every product. `operator_bits` sets the bits of single operators, as
-    `lm_head=8` or `*down_proj*=16` (16: stays as it is; the first pattern that matches counts). Embeddings are rounded
-    to nearest at `embedding_bits` (0: they stay). Codes of 3 bits take 4 in the file.
+    `average_bits` and `least_sqnr_db` choose the bits of each operator, of 8, 4, 2 and float, by what it alone costs at
+    the outputs: the least noise at so many bits per weight on average, or the fewest bits at which the noises of all
+    stay so far below the outputs; `bits` is not used then. `rank` adds a float correction of that rank to every
+    product. `operator_bits` sets the bits of single operators, as `lm_head=8` or `*down_proj*=16` (16: stays as it is;
+    the first pattern that matches counts). Embeddings are rounded to nearest at `embedding_bits` (0: they stay). Codes
+    of 3 bits take 4 in the file.
     """
 
     name: ClassVar[str] = "low-bit"
@@ -74,6 +83,8 @@ class LowBit(Quantizer):
     refit: Choice = "preset"
     rank: int = 0
     operator_bits: tuple[str, ...] = ()
+    average_bits: float = 0.0
+    least_sqnr_db: float = 0.0
     embedding_bits: Literal[0, 4, 8] = 8
     spelling: Spelling = "MatMulNBits"
 
@@ -83,6 +94,10 @@ class LowBit(Quantizer):
             raise UsageError(f"low-bit: preset must be one of {', '.join(PRESETS)}, found {self.preset!r}")
         if self.rank < 0:
             raise UsageError(f"low-bit: rank must be zero (no correction) or more, found {self.rank}")
+        if self.average_bits and self.least_sqnr_db:
+            raise UsageError("low-bit: give average_bits or least_sqnr_db, not both")
+        if self.average_bits and self.average_bits < min(_WIDTHS):
+            raise UsageError(f"low-bit: average_bits must be {min(_WIDTHS)} or more, found {self.average_bits}")
         self._overrides()
 
     def operators(self, model: Model) -> tuple[Operator, ...]:
@@ -102,7 +117,9 @@ class LowBit(Quantizer):
         found = {
             f"{key}{name}": array for key, target in rows.items() for name, array in self._embedding(target).items()
         }
-        orders = {target.name: self._order(target.name) for target in targets if isinstance(target, Product)}
+        products = [target.name for target in targets if isinstance(target, Product)]
+        widths = self._widths(graph, products, data, progress)
+        orders = {name: self._order(bits) for name, bits in widths.items() if bits != _FLOAT}
         if not orders:
             return found
         key = (everything.step, graph_digest(graph), data.digest) if store is not None else ()
@@ -113,9 +130,16 @@ class LowBit(Quantizer):
     def rewrite(self, model: Model, statistics: Statistics) -> PassResult:
         notes = unknown_exclusions(self.exclude, self.operators(model))
         graph = self._prepared(model)
-        targets = [target for target in self._targets(graph) if target.name not in self.exclude]
+        targets = [
+            target
+            for target in self._targets(graph)
+            if target.name not in self.exclude and f"{_key(target)}encoding" in statistics
+        ]
         if not targets:
             return PassResult(model, False, notes)
+        if self.average_bits or self.least_sqnr_db:
+            counts = Counter(int(statistics[f"{_key(target)}encoding"][0]) for target in targets)
+            notes = (*notes, "operators by bits: " + ", ".join(f"{n} at {bits}" for bits, n in sorted(counts.items())))
         writer = WeightWriter(graph, self.spelling)
         for target in targets:
             target.write(writer, CodedWeight.of(statistics, _key(target)))
@@ -151,8 +175,23 @@ class LowBit(Quantizer):
             found.append((pattern, int(bits)))
         return found
 
-    def _order(self, name: str) -> Order:
-        bits = self._bits_of(name)
+    def _widths(self, graph: onnx_ir.Model, names: list[str], data: Dataset, progress: Progress) -> dict[str, int]:
+        """Return the bits of each product: what is written in the fields, or what serves the outputs best."""
+        chosen = {name: self._bits_of(name) for name in names}
+        free = [name for name in names if not any(fnmatchcase(name, pattern) for pattern, _ in self._overrides())]
+        if not free or not (self.average_bits or self.least_sqnr_db):
+            return chosen
+        encodings = [Encoding(bits, self.block, self.symmetric) for bits in _WIDTHS]
+        found = measure_noise(graph, free, encodings, data, progress)
+        noise = np.hstack([found.noise, np.zeros((len(free), 1))])
+        cost = np.hstack([found.cost, found.cost[:, :1] / _WIDTHS[0] * _FLOAT_BITS])
+        if self.average_bits:
+            columns = least_noise(noise, cost, self.average_bits * cost[:, 0].sum() / _WIDTHS[0])
+        else:
+            columns = least_cost(noise, cost, 10 ** (-self.least_sqnr_db / 10))
+        return chosen | {name: (*_WIDTHS, _FLOAT)[column] for name, column in zip(free, columns, strict=True)}
+
+    def _order(self, bits: int) -> Order:
         return Order(Encoding(bits, self.block, self.symmetric), self._method(bits), self.rank)
 
     def _method(self, bits: int) -> Method:
