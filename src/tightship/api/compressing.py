@@ -35,21 +35,24 @@ def compress(
     weights: Path | None = None,
     calibration: int = N_CALIBRATION,
     seed: int = 0,
+    work: Path | None = None,
+    resume: bool = True,
     progress: Progress = SILENT,
 ) -> Compressed:
     """Apply each pass of `recipe` and write the model; nothing is measured or refused.
 
-    At most `calibration` items, chosen at random, calibrate; they are generated where `data` is None.
+    At most `calibration` items, chosen at random, calibrate; they are generated where `data` is None. Long passes
+    keep their finished steps in `work` (None: the user's cache folder) and go on from there, unless `resume` is False.
     """
     source = loading.read(str(model), weights)
     result = bridges.route(source.model, "graph", progress)
     dataset, notes = loading.data_for(data, result, calibration, seed)
     if dataset.n_items > calibration:
         dataset, _ = dataset.split(calibration, seed)
-    changed = False
+    changed, store = False, loading.store_at(work, resume)
     for entry in recipe.passes:
         with progress.step(entry.name):
-            outcome = entry.apply(result, dataset, progress)
+            outcome = entry.apply(result, dataset, progress, store)
         result, changed, notes = outcome.model, changed or outcome.changed, (*notes, *outcome.notes)
     artifact = formats.write(result, Path(output))
     return Compressed(str(output), artifact.size_bytes, source.artifact.size_bytes, changed, notes)

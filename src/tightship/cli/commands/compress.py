@@ -40,6 +40,7 @@ def command() -> None:
     \b
     tightship compress int8-static model.onnx --data calib.npz -o small.onnx
     tightship compress weight-only model.onnx --bits 4 -o small.onnx
+    tightship compress low-bit model.onnx --data calib.npz --bits 2 --block 64 --preset best -o small.onnx
     tightship compress recipe recipe.toml model.onnx --data calib.npz -o small.onnx
     """
 
@@ -52,6 +53,8 @@ def _shared(function: Any) -> Any:
         click.option("--weights", type=click.Path(path_type=Path), help="State dict for a model given as a function."),
         click.option("--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N"),
         click.option("--seed", default=0, show_default=True, help="Decides which items calibrate."),
+        click.option("--resume/--no-resume", default=True, show_default=True, help="Continue from finished steps."),
+        click.option("--work", type=click.Path(path_type=Path), help="Folder of finished steps [the user's cache]."),
         output.json_option,
     )
     for decorate in reversed(decorators):
@@ -114,11 +117,13 @@ def _run(
     weights: Path | None,
     calibration: int,
     seed: int,
+    resume: bool,
+    work: Path | None,
     as_json: bool,
 ) -> None:
     from tightship import api
     from tightship.cli import show
 
     with progress_bars(quiet=as_json) as progress:
-        made = api.compress(model, recipe, place, data, weights, calibration, seed, progress)
+        made = api.compress(model, recipe, place, data, weights, calibration, seed, work, resume, progress)
     output.answer(made, as_json, lambda: show.compressed(made))
