@@ -49,7 +49,10 @@ KERAS_DEFINITIONS = {
 }
 """Which function of `examples.zoo.keras_models` builds the model for a Keras file that holds weights alone."""
 
-RECORDED = {"mlperf_tiny/str_ww_ref_model.h5": "mlperf_tiny/calibration_samples.npz"}
+RECORDED = {
+    "mlperf_tiny/str_ww_ref_model.h5": str(DATA / "mlperf_tiny/calibration_samples.npz"),
+    "mlperf_tiny/str_ww_ref_model.tflite": "examples.zoo.wakeword:int8_spectrograms",
+}
 """Recorded inputs, for a model that answers the same to all that is made up, which would prove nothing."""
 
 WRITTEN = ("examples.zoo.images", "examples.zoo.language", "examples.zoo.sequences", "examples.zoo.several")
@@ -114,8 +117,7 @@ def _files() -> Iterator[Entry]:
         if name in DEFINITIONS:
             yield Entry(name, DEFINITIONS[name], path)
         elif any(entry.reads_into and entry.recognise(str(path)) for entry in FORMATS.values()):
-            data = str(DATA / RECORDED[name]) if name in RECORDED else None
-            yield Entry(name, str(path), keras=KERAS_DEFINITIONS.get(name, ""), data=data)
+            yield Entry(name, str(path), keras=KERAS_DEFINITIONS.get(name, ""), data=RECORDED.get(name))
 
 
 def _models(folder: Path) -> Iterator[Path]:
