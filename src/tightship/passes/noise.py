@@ -5,7 +5,7 @@ The weights are inputs of the graph that is run: each is fed as it is, but for t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -20,7 +20,7 @@ from tightship.core.session import Arrays, Session
 from tightship.core.target import Target
 from tightship.engines.onnxruntime import OnnxRuntime
 from tightship.passes.editing import deep_copy
-from tightship.passes.linear import Linear, linear_operators
+from tightship.passes.fed_weights import feed_weights
 from tightship.rounding.blocks import quantize_blocks
 from tightship.rounding.encoding import Encoding
 
@@ -54,60 +54,22 @@ def measure_noise(
     """Round each of the named products alone to nearest, in each encoding, and run a few items of `data`."""
     model = from_ir(graph)
     batches = [feed.arrays for feed in islice(feeds(data, model.inputs, _BATCH), _N_BATCHES)]
-    open_graph, weights = _with_weights_as_inputs(graph, names)
+    open_graph = deep_copy(graph)
+    fed = feed_weights(open_graph, names)
+    weights = {weight.name: weight.array for weight in fed.values()}
     noise = np.empty((len(names), len(encodings)))
     cost = np.empty_like(noise)
     opened = OnnxRuntime().open(from_ir(open_graph), Target())
     with opened as session, progress.step("measuring what each weight costs", len(names)) as advance:
-        exact = [session.run({**batch, **weights.arrays}) for batch in batches]
+        exact = [session.run({**batch, **weights}) for batch in batches]
         for row, name in enumerate(names):
             for column, encoding in enumerate(encodings):
-                coded = weights.coded(name, encoding)
-                fed = {**weights.arrays, weights.inputs[name]: coded}
-                noise[row, column] = _noise(session, batches, fed, exact)
+                rows = fed[name].rows
+                coded = fed[name].arranged(quantize_blocks(rows, encoding).dequantize(rows.shape[1]))
+                noise[row, column] = _noise(session, batches, {**weights, fed[name].name: coded}, exact)
                 cost[row, column] = coded.size * encoding.bits
             advance(1)
     return Noise(tuple(names), tuple(encoding.bits for encoding in encodings), noise, cost)
-
-
-@dataclass(frozen=True)
-class _Weights:
-    """Arrays by the name of the input that they are fed to, and that input by the name of the operator."""
-
-    arrays: dict[str, np.ndarray]
-    inputs: Mapping[str, str]
-    by_rows: Mapping[str, bool]
-
-    def coded(self, name: str, encoding: Encoding) -> np.ndarray:
-        """Return the weight of an operator as its codes stand for it."""
-        array = self.arrays[self.inputs[name]]
-        rows = array if self.by_rows[name] else array.T
-        coded = quantize_blocks(rows, encoding).dequantize(rows.shape[1])
-        return coded if self.by_rows[name] else np.ascontiguousarray(coded.T)
-
-
-def _with_weights_as_inputs(graph: onnx_ir.Model, names: Sequence[str]) -> tuple[onnx_ir.Model, _Weights]:
-    import onnx_ir
-
-    opened = deep_copy(graph)
-    arrays, inputs, by_rows = {}, {}, {}
-    for linear in list(linear_operators(opened)):
-        if linear.name not in names:
-            continue
-        rows = _by_rows(linear)
-        array = np.ascontiguousarray(linear.read().T if rows else linear.read())
-        value = onnx_ir.Value(
-            name=f"{linear.name}/fed", type=onnx_ir.TensorType(onnx_ir.DataType.FLOAT), shape=onnx_ir.Shape(array.shape)
-        )
-        opened.graph.inputs.append(value)
-        linear.node.replace_input_with(1, value)
-        arrays[value.name or ""], inputs[linear.name], by_rows[linear.name] = array, value.name or "", rows
-    return opened, _Weights(arrays, inputs, by_rows)
-
-
-def _by_rows(linear: Linear) -> bool:
-    """Whether the operator reads its weight as `[N, K]`."""
-    return linear.node.op_type == "Gemm" and bool(linear.node.attributes.get_int("transB", 0))
 
 
 def _noise(session: Session, batches: Sequence[Arrays], weights: Arrays, exact: Sequence[Arrays]) -> float:

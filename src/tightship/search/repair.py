@@ -1,4 +1,4 @@
-"""Repair: where a candidate fails on quality alone, its most sensitive operators go back to higher precision."""
+"""Repair: where a candidate fails on quality alone, a better method, or float for its most sensitive operators."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from tightship.core.budget import Budget
 from tightship.core.plan import Sensitivity
 from tightship.core.recipe import Recipe
 from tightship.errors import TightshipError
+from tightship.passes.low_bit import LowBit
+from tightship.passes.weight_only import WeightOnly
 from tightship.search import judge
 from tightship.search.attempt import attempt
 from tightship.search.candidates import Proposal
@@ -31,8 +33,8 @@ def repair(
 ) -> tuple[tuple[Trial, ...], tuple[Sensitivity, ...]]:
     """Return all trials, those that repairing added among them, and the sensitivities that led it.
 
-    Candidates are taken best first, and only while they would beat what is accepted already; one that no longer pays
-    is not restored further.
+    Candidates are taken best first, and only while they would beat what is accepted already. Weights rounded to nearest
+    are first rounded better; then operators go back, until the candidate passes or no longer pays.
     """
     known = tuple(trials)
     found: tuple[Sensitivity, ...] = ()
@@ -40,6 +42,12 @@ def repair(
     for failing in _worth_repairing(trials, budget):
         if not n_left or not _beats_accepted(failing, known, budget):
             break
+        for proposal in _better_methods(failing, workshop.calibration is not None):
+            n_left -= 1
+            known = examiner.judge((*known, attempt(workshop, proposal, budget, source)))
+            failing = known[-1] if known[-1].quantizer is not None else failing
+        if not failing.fails_on_quality_alone:
+            continue
         try:
             found = sensitivity(workshop, failing)
         except TightshipError:  # without it there is no order to restore in; the candidate stays as it was judged
@@ -53,6 +61,15 @@ def repair(
             if not known[-1].fails_on_quality_alone:
                 break
     return known, found
+
+
+def _better_methods(failing: Trial, calibrated: bool) -> Iterator[Proposal]:
+    """Yield the same codes found by a method that takes longer: not worth it before they are known to pay."""
+    quantizer = failing.quantizer
+    if isinstance(quantizer, WeightOnly) and calibrated and quantizer.bits < 8:
+        better = LowBit(bits=quantizer.bits, block=quantizer.block, symmetric=quantizer.symmetric)
+        passes = (*failing.proposal.recipe.passes[:-1], better)
+        yield Proposal(Recipe(passes), failing.proposal.target)
 
 
 def _worth_repairing(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
