@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from tests import nets
@@ -32,10 +33,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def folder(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where a reader's `model.onnx` and `data.npz` lie."""
+    """Where a reader's `model.onnx` and `data.npz` lie, and `text.onnx` and `text.npz` for what is about products."""
     nets.save(nets.conv_net(), tmp_path)
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "data.npz", image=rng.random((300, 1, 8, 8), np.float32), labels=rng.integers(0, 4, 300))
+    onnx.save(nets.mlp(), tmp_path / "text.onnx")
+    np.savez(tmp_path / "text.npz", x=rng.standard_normal((300, 256)).astype(np.float32))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     return tmp_path

@@ -148,7 +148,7 @@ def test_inputs_and_outputs_keep_their_names_types_and_shapes(
 @every_net
 def test_outputs_stay_as_close_as_the_pass_promises(kind: type[Pass], net: Callable[[], onnx.ModelProto]) -> None:
     model = model_of(net())
-    inputs = made_up_inputs(model)
+    inputs = made_up_inputs(model, batch=64)  # of five the error is off by a third, up or down
     wanted, found = run(model, inputs), run(applied(kind(), model).model, inputs)
     for name, array in wanted.items():
         assert found[name].dtype == array.dtype

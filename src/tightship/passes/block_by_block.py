@@ -30,6 +30,7 @@ from tightship.passes.linear import Linear
 from tightship.passes.segments import Segment, inner_model, segments
 from tightship.passes.streams import Stream, fed
 from tightship.rounding.encoding import Encoding
+from tightship.rounding.low_rank import low_rank_correction
 from tightship.rounding.second_moment import Moments, SecondMoment
 from tightship.rounding.solve import Method, round_weight
 
@@ -126,10 +127,8 @@ class BlockByBlock:
         weight = np.ascontiguousarray(linear.read().T)
         codes = round_weight(weight, moments, order.encoding, order.method)
         low_rank = None
-        if order.rank:
-            from tightship.rounding.low_rank import correction
-
-            low_rank = correction(weight - codes.dequantize(weight.shape[1]), moments, order.rank)
+        if order.rank and moments is not None:
+            low_rank = low_rank_correction(weight, codes, moments, min(order.rank, *weight.shape))
         return coded_arrays(codes, order.encoding, weight.shape[1], low_rank)
 
     def _moments(
@@ -142,10 +141,10 @@ class BlockByBlock:
         rounded: Stream,
     ) -> Moments | None:
         """Gather the moments of the value that products read, in one stream or in both."""
-        methods = [self.orders[linear.name].method for linear in todo]
-        if not any(method.error_feedback or method.refit for method in methods):
+        orders = [self.orders[linear.name] for linear in todo]
+        if not any(order.rank or order.method.error_feedback or order.method.refit for order in orders):
             return None
-        paired = any(method.asymmetric_calibration for method in methods)
+        paired = any(order.method.asymmetric_calibration for order in orders)
         moment = SecondMoment(todo[0].read().shape[0], paired=paired)
         with self._opened(part, read, {}) as exact, self._opened(part, read, arrays) as coded:
             batches = zip(floats, rounded, strict=True) if paired else ((None, batch) for batch in rounded)

@@ -31,9 +31,12 @@ class Stream:
         return cls(folder, count)
 
     def __iter__(self) -> Iterator[Arrays]:
-        for index in range(self.n_batches):
-            with np.load(_file(self._folder, index)) as file:
-                yield {name[1:]: file[name] for name in file.files}
+        return (self.batch(index) for index in range(self.n_batches))
+
+    def batch(self, index: int) -> Arrays:
+        """Read one batch."""
+        with np.load(_file(self._folder, index)) as file:
+            return {name[1:]: file[name] for name in file.files}
 
     def through(self, session: Session | None, gives: Sequence[str], folder: Path) -> Stream:
         """Run every batch and write what lives behind: values that `session` computes, others carried over.
