@@ -133,3 +133,33 @@ def test_a_limit_of_noise_is_met_with_fewer_bits_than_the_same_everywhere() -> N
 def test_an_average_below_the_fewest_bits_is_refused() -> None:
     with pytest.raises(UsageError, match="average_bits must be 2 or more, found 1"):
         LowBit(average_bits=1.0)
+
+
+def test_training_each_part_lowers_the_error_further() -> None:
+    pytest.importorskip("torch")
+    model = decoder()
+    balanced = LowBit(bits=2, block=32)
+    assert error(replace(balanced, train_parts="on"), model, "openvino") < 0.9 * error(balanced, model, "openvino")
+
+
+def test_training_the_scales_of_the_whole_model_lowers_the_error_further() -> None:
+    pytest.importorskip("torch")
+    model = decoder()
+    balanced = LowBit(bits=2, block=32)
+    assert error(replace(balanced, train_scales="on"), model, "openvino") < 0.9 * error(balanced, model, "openvino")
+
+
+def test_the_same_training_gives_the_same_codes() -> None:
+    pytest.importorskip("torch")
+    entry = LowBit(bits=2, block=32, preset="best", steps=10)
+    first, second = (entry.observe(decoder(1), correlated(8)) for _ in range(2))
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name])
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"distill": "on", "loss": "mse"}, {"rank": 4, "preset": "best"}, {"rank": -1}]
+)
+def test_settings_that_contradict_each_other_are_refused(wrong: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="low-bit: "):
+        LowBit(**wrong)

@@ -11,6 +11,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -37,7 +38,7 @@ from tightship.rounding.solve import Method, round_weight
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["BlockByBlock", "Order", "weight_key"]
+__all__ = ["BlockByBlock", "Feeds", "Order", "Part", "graph_digest", "weight_key"]
 
 
 @dataclass(frozen=True)
@@ -49,12 +50,13 @@ class Order:
     rank: int = 0
 
 
+Feeds = Callable[[], Iterable[Arrays]]
+"""Begins a new round of the calibration data."""
+
+
 def weight_key(linear: Linear) -> str:
     """Return the name under which the codes of a weight are kept; the two ways of reading one differ."""
     return f"{linear.weight.name}{'.T' if linear.transposed else ''}/"
-
-
-Reconstruct = Callable[["Part"], Mapping[str, np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -78,13 +80,14 @@ class BlockByBlock:
     key: tuple[object, ...]
     progress: Progress
     store: Store | None = None
-    reconstruct: Reconstruct | None = None
+    train_part: Callable[[Part], Statistics] | None = None
+    train_whole: Callable[[Statistics, Feeds], Statistics] | None = None
     parts: tuple[Segment, ...] = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", segments(self.graph))
 
-    def run(self, feeds: Callable[[], Iterable[Arrays]]) -> Statistics:
+    def run(self, feeds: Feeds) -> Statistics:
         """Return the arrays of every weight, under its key; each is read when it is asked for.
 
         `feeds` begins a new round of the calibration data.
@@ -95,18 +98,17 @@ class BlockByBlock:
             floats, rounded = (Stream.write(folder / name / "start", feeds()) for name in ("float", "rounded"))
             for index, part in enumerate(self.parts[: wanted[-1] + 1] if wanted else ()):
                 if index in wanted:
-                    found.append(self._kept(index, part, floats, rounded))
+                    found.append(self._kept(index, partial(self._rounded, part, floats, rounded)))
                     advance(1)
                 if index != wanted[-1]:
                     floats = self._through(part, floats, {}, folder / "float" / str(index))
                     rounded = self._through(part, rounded, ChainMap(*found), folder / "rounded" / str(index))  # type: ignore[arg-type]
-        return ChainMap(*found)  # type: ignore[arg-type]
+        arrays: Statistics = ChainMap(*found)  # type: ignore[arg-type]
+        train_whole = self.train_whole
+        return arrays if train_whole is None else self._kept("whole", lambda: train_whole(arrays, feeds))
 
-    def _kept(self, index: int, part: Segment, floats: Stream, rounded: Stream) -> Statistics:
-        def compute() -> Statistics:
-            return self._rounded(part, floats, rounded)
-
-        return compute() if self.store is None else self.store.arrays("round", (*self.key, index), compute)
+    def _kept(self, step: object, compute: Callable[[], Statistics]) -> Statistics:
+        return compute() if self.store is None else self.store.arrays("round", (*self.key, step), compute)
 
     def _rounded(self, part: Segment, floats: Stream, rounded: Stream) -> Statistics:
         arrays: dict[str, np.ndarray] = {}
@@ -118,8 +120,8 @@ class BlockByBlock:
             for linear in {weight_key(linear): linear for linear in todo}.values():
                 made = self._weight(linear, moments)
                 arrays |= {f"{weight_key(linear)}{name}": array for name, array in made.items()}
-        if self.reconstruct is not None:
-            arrays |= self.reconstruct(Part(self.graph, part, self.orders, arrays, floats, rounded))
+        if self.train_part is not None:
+            arrays |= self.train_part(Part(self.graph, part, self.orders, arrays, floats, rounded))
         return arrays
 
     def _weight(self, linear: Linear, moments: Moments | None) -> dict[str, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap, Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -24,6 +24,7 @@ from tightship.passes.codable import Embedding, Product, coded_operators
 from tightship.passes.coded_weights import CodedWeight, Spelling, WeightWriter, coded_arrays
 from tightship.passes.editing import editable, infer_shapes, name_everything, refuse_nan, unknown_exclusions
 from tightship.passes.noise import measure_noise
+from tightship.passes.trained_rounding import Loss, Training
 from tightship.rounding.allocation import least_cost, least_noise
 from tightship.rounding.blocks import quantize_blocks
 from tightship.rounding.encoding import BITS, Encoding
@@ -48,6 +49,8 @@ _WIDTHS = (8, 4, 2)
 """The bits that are chosen from, besides float."""
 
 _BATCH = 8
+_TRAINING_BATCH = 2
+"""Items that go through the graph at once; training takes a few such batches for every step."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,9 @@ class LowBit(Quantizer):
 
     `preset` "fast" searches the range of each block and needs the data for nothing else; "balanced" feeds the error of
     each column back into those that follow (GPTQ), aimed at the output of the float model (GPTAQ); "best" trains the
-    rounding of each part by gradients besides, and needs PyTorch. Each choice can be made by a field of its own.
+    rounding of each part by `steps` gradients besides, and below 4 bits the whole model, which then must fit into
+    memory; it needs PyTorch. Each choice can be made by a field of its own. `loss` says how outputs of the whole model
+    are compared: as numbers (mse) or as logits (kl; "auto" takes an output called logits for such).
     `average_bits` and `least_sqnr_db` choose the bits of each operator, of 8, 4, 2 and float, by what it alone costs at
     the outputs: the least noise at so many bits per weight on average, or the fewest bits at which the noises of all
     stay so far below the outputs; `bits` is not used then. `rank` adds a float correction of that rank to every
@@ -81,6 +86,12 @@ class LowBit(Quantizer):
     activation_order: Choice = "preset"
     asymmetric_calibration: Choice = "preset"
     refit: Choice = "preset"
+    train_parts: Choice = "preset"
+    train_scales: Choice = "preset"
+    distill: Choice = "preset"
+    loss: Literal["auto", "mse", "kl"] = "auto"
+    steps: int = 120
+    seed: int = 0
     rank: int = 0
     operator_bits: tuple[str, ...] = ()
     average_bits: float = 0.0
@@ -92,6 +103,12 @@ class LowBit(Quantizer):
         Encoding(self.bits, self.block, self.symmetric)
         if self.preset not in PRESETS:
             raise UsageError(f"low-bit: preset must be one of {', '.join(PRESETS)}, found {self.preset!r}")
+        if self.steps < 1:
+            raise UsageError(f"low-bit: steps must be at least 1, found {self.steps}")
+        if self.distill == "on" and self.loss == "mse":
+            raise UsageError("low-bit: distill compares logits; set loss to kl, or leave distill off")
+        if self.rank and (self.preset == "best" or "on" in (self.train_parts, self.train_scales, self.distill)):
+            raise UsageError("low-bit: a correction of low rank is for weights that are not trained; choose one")
         if self.rank < 0:
             raise UsageError(f"low-bit: rank must be zero (no correction) or more, found {self.rank}")
         if self.average_bits and self.least_sqnr_db:
@@ -123,8 +140,14 @@ class LowBit(Quantizer):
         if not orders:
             return found
         key = (everything.step, graph_digest(graph), data.digest) if store is not None else ()
+        training = self._training(graph, orders)
         work = BlockByBlock(graph, orders, key, progress, store)
-        coded = work.run(lambda: (feed.arrays for feed in feeds(data, model.inputs, _BATCH)))
+        if training.parts:
+            work = replace(work, train_part=lambda part: training.part(part, progress))
+        if training.whole_too:
+            work = replace(work, train_whole=lambda found, begin: training.whole(graph, orders, found, begin, progress))
+        batch = _TRAINING_BATCH if training.parts or training.whole_too else _BATCH
+        coded = work.run(lambda: (feed.arrays for feed in feeds(data, model.inputs, batch)))
         return ChainMap(found, coded)  # type: ignore[arg-type]
 
     def rewrite(self, model: Model, statistics: Statistics) -> PassResult:
@@ -201,6 +224,24 @@ class LowBit(Quantizer):
             if getattr(self, name) != "preset"
         }
         return replace(PRESETS[self.preset][bits], **chosen)
+
+    def _training(self, graph: onnx_ir.Model, orders: Mapping[str, Order]) -> Training:
+        """Return what is trained: at "best" each part, and below 4 bits the whole model."""
+        best, least = self.preset == "best", min(order.encoding.bits for order in orders.values())
+        is_logits = [value.name for value in graph.graph.outputs[:1]] == ["logits"]
+        loss: Loss = self.loss if self.loss != "auto" else "kl" if is_logits else "mse"
+
+        def on(choice: Choice, preset: bool) -> bool:
+            return preset if choice == "preset" else choice == "on"
+
+        return Training(
+            parts=on(self.train_parts, best and least < 8),
+            scales=on(self.train_scales, best and least < 4),
+            weights=on(self.distill, best and least < 3 and loss == "kl"),
+            loss=loss,
+            steps=self.steps,
+            seed=self.seed,
+        )
 
     def _embedding(self, target: Embedding) -> dict[str, np.ndarray]:
         encoding, rows = Encoding(self.embedding_bits, self.block, self.symmetric), target.rows()

@@ -39,7 +39,7 @@ class AdaRoundSettings:
 
     steps: int = 500
     learning_rate: float = 0.05
-    regularization: float = 0.1
+    regularization: float = 2.0
     warm_start: float = 0.2
     beta_start: float = 20.0
     beta_end: float = 2.0
@@ -150,7 +150,8 @@ def _tensor(array: torch.Tensor | np.ndarray) -> torch.Tensor:
 def _codes(codes: torch.Tensor) -> np.ndarray:
     import torch
 
-    return codes.to(torch.int8).numpy()
+    whole: np.ndarray = codes.to(torch.int8).numpy()
+    return whole
 
 
 def _along(scale: np.ndarray, rank: int, axis: int) -> np.ndarray:

@@ -114,10 +114,12 @@ class _Search:
         return _Range(scales, np.rint(-low / scales))
 
     def _codes(self, tried: _Range) -> np.ndarray:
-        codes = np.divide(self.blocks, tried.scales[..., None], out=self._buffer)
+        codes = self._buffer
+        np.divide(self.blocks, tried.scales[..., None], out=codes)
         np.rint(codes, out=codes)
         codes += tried.zero_points[..., None]
-        return np.clip(codes, 0, self.encoding.top, out=codes)
+        np.clip(codes, 0, self.encoding.top, out=codes)
+        return codes
 
     def _try(self, tried: _Range) -> np.ndarray:
         """Keep `tried` for the blocks where it is better; return `[N, blocks]` which those are."""

@@ -4,18 +4,15 @@ With `E = W - Q` the output error is tr(E H E^T). Cholesky's `H = L L^T` turns i
 column j holds only errors of the columns from j on: `(E L)_j = e_j L_jj + sum_{i>j} e_i L_ij`. So columns are rounded
 from the last to the first, each to the code nearest `w_j + sum_{i>j} e_i L_ij / L_jj`, which brings `(E L)_j` nearest
 to zero. That is GPTQ (arXiv 2210.17323) seen as Babai's nearest plane (arXiv 2507.18553): no inverse of H is needed.
-
-GPTAQ (arXiv 2504.02692) aims at the output of the original model, W x_float, where the inputs of the rounded one have
-drifted: W x_float - Q x has its least squares around `W + W C H^-1` with `C = E[(x_float - x) x^T]`, which adds
-`W C L^-T` to `E L`.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tightship.errors import DatasetError
+from tightship.rounding.asymmetric import drift_target
 from tightship.rounding.blocks import BlockCodes
+from tightship.rounding.cholesky import damped_factor
 from tightship.rounding.clip import search_ranges
 from tightship.rounding.encoding import Encoding
 from tightship.rounding.second_moment import Moments
@@ -27,9 +24,6 @@ _COLUMNS_AT_ONCE = 128
 
 _ROWS_AT_ONCE = 8192
 """Rows are independent; taking them in portions bounds the memory for embeddings of many rows."""
-
-_ATTEMPTS = 4
-"""How often the damping is raised tenfold before a matrix is given up as not positive definite."""
 
 
 def gptq(
@@ -46,61 +40,31 @@ def gptq(
     `activation_order` rounds the columns of the largest activations first, so that all others make up for them; scales
     belong to blocks of the weight as it stands, so the order needs no index at run time. `damping`, as a fraction of
     the mean squared activation, is added to each activation's own. `ranges` gives scales and zero points, by default
-    the result of a clip search. Where `moments.cross` is there, the output of the original model is aimed at.
+    the result of a clip search. Where `moments.cross` is there, the output of the original model is aimed at, by
+    `drift_target`.
 
     Raises `DatasetError` where the moments are not finite or not positive definite even with more damping.
     """
     importance = np.diagonal(moments.hessian)
+    weight = drift_target(weight, moments, damping)
     if ranges is None:
         ranges = search_ranges(weight, encoding, importance)
     if not importance.any():
         return ranges
     order = np.argsort(importance, kind="stable") if activation_order else np.arange(len(importance))[::-1]
-    factor = _factor(moments.hessian, order, damping)
+    factor = damped_factor(moments, damping, order)
     codes = np.empty_like(ranges.codes)
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         rows = slice(start, start + _ROWS_AT_ONCE)
         grid = BlockCodes(ranges.codes[rows], ranges.scales[rows], ranges.zero_points[rows])
-        pull = None if moments.cross is None else _pull(weight[rows], moments.cross, order, factor)
-        codes[rows] = _rounded(weight[rows], order, factor, pull, grid, encoding)
+        codes[rows] = _rounded(weight[rows], order, factor, grid, encoding)
     return BlockCodes(codes, ranges.scales, ranges.zero_points)
-
-
-def _factor(hessian: np.ndarray, order: np.ndarray, damping: float) -> np.ndarray:
-    """Return `L^T` (upper triangle, C order, float32; what lies below is not zero) of the damped, ordered Hessian."""
-    from scipy.linalg.lapack import spotrf
-
-    mean = float(np.diagonal(hessian).mean(dtype=np.float64))
-    if not np.isfinite(mean):
-        raise DatasetError("second moments of activations must be finite, found NaN or infinity")
-    for attempt in range(_ATTEMPTS):
-        factor = hessian[np.ix_(order, order)]
-        factor[np.diag_indices_from(factor)] += damping * 10**attempt * mean
-        # The transposed view is column-major, as LAPACK wants it, and its lower triangle is our upper one.
-        _, failed_at = spotrf(factor.T, lower=1, clean=0, overwrite_a=1)
-        if failed_at == 0:
-            return factor
-        damping = max(damping, 1e-4)
-    raise DatasetError(
-        f"second moments of {len(order)} activations must be positive definite, found otherwise at column "
-        f"{failed_at} even with damping {damping * 10 ** (_ATTEMPTS - 1):g}: calibrate with more, or more varied, data"
-    )
-
-
-def _pull(weight: np.ndarray, cross: np.ndarray, order: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Return `(W C L^-T)^T` `[K, N]`, its columns in `order`."""
-    from scipy.linalg.blas import strsm
-
-    pull = np.ascontiguousarray((weight @ cross).T[order])
-    strsm(1.0, factor.T, pull.T, side=1, lower=1, trans_a=1, overwrite_b=1)
-    return pull
 
 
 def _rounded(
     weight: np.ndarray,
     order: np.ndarray,
     factor: np.ndarray,
-    pull: np.ndarray | None,
     grid: BlockCodes,
     encoding: Encoding,
 ) -> np.ndarray:
@@ -114,8 +78,6 @@ def _rounded(
     for stop in range(n_columns, 0, -_COLUMNS_AT_ONCE):
         start = max(0, stop - _COLUMNS_AT_ONCE)
         offsets = factor[start:stop, stop:] @ errors[stop:]
-        if pull is not None:
-            offsets += pull[start:stop]
         for column in range(stop - 1, start - 1, -1):
             block = order[column] // encoding.block
             offset = factor[column, column + 1 : stop] @ errors[column + 1 : stop]

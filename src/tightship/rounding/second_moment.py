@@ -19,6 +19,12 @@ _ROWS_AT_ONCE = 4096
 
 _MIRROR_TILE = 1024
 
+_SAMPLING = 0.15
+"""Extra damping per weight and input seen: E[x x^T] of K activations over n inputs is noise of relative size K / n.
+
+Held-out error was least at a total damping of 0.3, 0.1, 0.03 and 0.01 of the mean square for n = K/2, 2K, 8K and 32K.
+"""
+
 
 @dataclass(frozen=True)
 class Moments:
@@ -31,6 +37,16 @@ class Moments:
     hessian: np.ndarray
     cross: np.ndarray | None
     n_rows: int
+
+    def ridge(self, damping: float) -> float:
+        """What to add to each squared activation: `damping` of their mean, and more where few inputs were seen."""
+        mean = float(np.diagonal(self.hessian).mean(dtype=np.float64))
+        return (damping + _SAMPLING * len(self.hessian) / self.n_rows) * mean
+
+    @property
+    def cross_trust(self) -> float:
+        """The share of the drift `cross` to act on, 0..1: half where as few inputs as half the columns were seen."""
+        return self.n_rows / (self.n_rows + len(self.hessian) / 2)
 
 
 class SecondMoment:
@@ -49,7 +65,7 @@ class SecondMoment:
     def add(self, x: np.ndarray, x_float: np.ndarray | None = None) -> None:
         """Add activations `[..., K]`; `x_float`, of the same shape, are those of the original model where `paired`.
 
-        Raises `DatasetMismatch` where a shape does not fit, `x_float` is missing or too many, or a number is not finite.
+        Raises `DatasetMismatch` where a shape does not fit, `x_float` is missing or too many, or a number not finite.
         """
         self._check(x, x_float)
         rows = x.reshape(-1, x.shape[-1])
@@ -64,7 +80,9 @@ class SecondMoment:
         Raises `DatasetMismatch` where nothing was added.
         """
         if not self.n_rows:
-            raise DatasetMismatch("second moments of activations need at least one row of them, found none: add a batch")
+            raise DatasetMismatch(
+                "second moments of activations need at least one row of them, found none: add a batch"
+            )
         _mirror(self._hessian)
         return Moments(self._hessian, self._cross, self.n_rows)
 
