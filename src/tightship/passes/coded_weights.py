@@ -39,7 +39,7 @@ def coded_arrays(
     numbers = [encoding.bits, encoding.block, encoding.symmetric, len(codes.codes), n_columns]
     arrays = {
         "encoding": np.array([*numbers, 0 if low_rank is None else low_rank[0].shape[1]]),
-        "codes": pack(codes.codes, encoding.packed_bits),
+        "codes": pack(codes.codes + _raised(encoding), encoding.packed_bits),
         "scales": codes.scales,
     }
     if not encoding.symmetric:
@@ -73,7 +73,7 @@ class CodedWeight:
     def block_codes(self) -> BlockCodes:
         """Unpack the codes, one byte each."""
         encoding = self.encoding
-        codes = unpack(self.read("codes"), encoding.packed_bits, encoding.block)
+        codes = unpack(self.read("codes"), encoding.packed_bits, encoding.block) - _raised(encoding)
         if encoding.symmetric:
             zero_points = np.full((self.n_rows, self.n_blocks), 2 ** (encoding.bits - 1), np.uint8)
         else:
@@ -84,6 +84,12 @@ class CodedWeight:
         """Return the float32 weight that the codes, and the correction, stand for."""
         weight = self.block_codes().dequantize(self.n_columns)
         return weight + self.read("a") @ self.read("b") if self.rank else weight
+
+
+def _raised(encoding: Encoding) -> np.uint8:
+    """What is added to symmetric codes of 3 bits in fields of 4, whose middle stands for zero where none is written."""
+    middle = 2 ** (encoding.packed_bits - 1) - 2 ** (encoding.bits - 1)
+    return np.uint8(middle if encoding.symmetric else 0)
 
 
 class WeightWriter:
