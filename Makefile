@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow interop fuzz check bench zoo docs clean
+.PHONY: help demo test test-slow interop fuzz check bench peers zoo docs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -26,8 +26,15 @@ $(VENV)/.bench: $(VENV)/.dev
 
 .interop/.made:
 	@test -x .interop/bin/python || $(PYTHON) -m venv .interop
-	.interop/bin/python -m pip install --quiet 'model-signing>=1.1,<2' pyopenssl
+	.interop/bin/python -m pip install --quiet 'model-signing>=1.1,<2' 'sigstore>=4.2,<5' pyopenssl
 	@echo '*' > .interop/.gitignore
+	@touch $@
+
+.peers/.made: $(VENV)/.bench
+	@test -x .peers/bin/python || $(BIN)/python -m venv .peers
+	@echo '*' > .peers/.gitignore
+	$(BIN)/python -c 'import site; print(site.getsitepackages()[0])' > $$(.peers/bin/python -c 'import site; print(site.getsitepackages()[0])')/bench.pth
+	.peers/bin/python -m pip install --quiet hqq auto-round
 	@touch $@
 
 demo: $(VENV)/.demo  ## train a small network on real data and optimize it; ends with demo/report.html
@@ -41,8 +48,8 @@ test: $(VENV)/.dev  ## run the tests
 test-slow: $(VENV)/.dev .interop/.made  ## run the long checks too
 	TIGHTSHIP_INTEROP=.interop/bin/python $(BIN)/python -m pytest -m slow
 
-interop: $(VENV)/.dev .interop/.made  ## check signatures both ways with OpenSSF's own tool, which needs an environment of its own
-	TIGHTSHIP_INTEROP=.interop/bin/python $(BIN)/python -m pytest -m slow tests/package/test_signing_interop.py
+interop: $(VENV)/.dev .interop/.made  ## check signatures both ways with OpenSSF's and Sigstore's own tools, in an environment of their own
+	TIGHTSHIP_INTEROP=.interop/bin/python $(BIN)/python -m pytest -m slow tests/package/test_signing_interop.py tests/package/test_keyless_interop.py tests/package/test_keyless_forged.py
 
 fuzz: $(VENV)/.dev  ## feed damaged files to every reader for FUZZ_SECONDS (120)
 	$(BIN)/python -m tests.fuzz
@@ -52,7 +59,10 @@ check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+peers: .peers/.made  ## quantizers to compare with, beside the environment and on top of it
+
 bench: $(VENV)/.bench  ## run every benchmark; results lie in benchmarks/results
+	-$(MAKE) peers
 	$(BIN)/python -m benchmarks
 
 zoo: $(VENV)/.dev  ## convert every model of the zoo to every format; writes docs/zoo.md (hours)
@@ -63,4 +73,4 @@ docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate_coreml.py
 
 clean:           ## remove what the targets made, the environment included
-	rm -rf $(VENV) .interop build demo dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .interop .peers build demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import resource
 import struct
 import warnings
 import zipfile
@@ -15,8 +16,9 @@ import numpy as np
 import pytest
 import torch
 
-from tests.attacks.mounting import Attack, check_refused
+from tests.attacks.mounting import TIME_S, Attack, check_refused
 from tightship import api
+from tightship.cli import main
 from tightship.errors import ArtifactNotFound, InvalidModel, UnsupportedError
 from tightship.weights import CONTAINERS, Tensor, Weights, container_of
 
@@ -516,6 +518,30 @@ HDF5S: dict[str, tuple[Attack, int, str]] = {
 def test_a_hostile_hdf5_file_is_refused(attack: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make, exit_code, says = HDF5S[attack]
     refused(make(tmp_path), exit_code, says, capsys)
+
+
+def endless_heap(folder: Path) -> Path:
+    """The free part of the heap of texts says that it has no bytes: libhdf5 looks behind it, and finds it again."""
+    path = hdf5(note(name="b"))(folder)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"GCOL") + 16
+    while int.from_bytes(data[place : place + 2], "little"):  # objects of the heap are numbered from 1, the rest is 0
+        place += 16 + -(-int.from_bytes(data[place + 8 : place + 16], "little") // 8) * 8
+    data[place + 8 : place + 16] = bytes(8)
+    path.write_bytes(data)
+    return path
+
+
+def test_an_hdf5_file_that_never_ends_is_stopped_after_seconds_of_a_processor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Not by the clock, which runs on while others keep the processor."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert main(["weights", str(endless_heap(tmp_path)), str(tmp_path / "out.safetensors")]) == DAMAGED
+    assert "the process that read it used up its time" in capsys.readouterr().err.replace("\n", " ")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < TIME_S
+    assert not (tmp_path / "out.safetensors").exists()
 
 
 # -- any container ------------------------------------------------------------------------------------------------

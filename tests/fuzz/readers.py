@@ -6,15 +6,17 @@ A reader may end in any `TightshipError`; any other exception, a crash, or no en
 from __future__ import annotations
 
 import io
+import json
 import pickle
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tests.fuzz import warm_child
 from tightship.weights import Tensor, Weights, container_of
 
 if TYPE_CHECKING:
@@ -65,6 +67,17 @@ def _container(suffix: str, *more: Callable[[], bytes]) -> Reader:
                 found[name].array()
 
     return Reader(container.name + suffix * (suffix == ".npy"), suffix, seeds, read)
+
+
+def _hdf5() -> Reader:
+    """Each file has a process of its own, as for users, but one that is forked."""
+    reader = _container(".h5")
+
+    def read(path: Path) -> None:
+        with warm_child.reused():
+            reader.read(path)
+
+    return replace(reader, read=read)
 
 
 def _array() -> bytes:
@@ -154,6 +167,27 @@ def _read_package(path: Path) -> None:
             package.check(name)
 
 
+def _decoder_seeds(folder: Path) -> list[bytes]:
+    """Configurations; the weights beside them are sound, and those of the first."""
+    from tests.formats.checkpoints import CONFIG
+
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 128, "desc_act": True, "sym": False}
+    scaling = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0}
+    more = {"rope_scaling": {**scaling, "original_max_position_embeddings": 8192}, "quantization_config": gptq}
+    windows = {"model_type": "mistral", "sliding_window": 4, "head_dim": 16}
+    return [json.dumps({**CONFIG, **changes}).encode() for changes in ({}, more, windows)]
+
+
+def _read_decoder(path: Path) -> None:
+    from tests.formats.checkpoints import CONFIG, save, tensors
+
+    folder = path.parent / "checkpoint"
+    if not folder.exists():
+        save(folder, CONFIG, tensors(CONFIG))
+    (folder / "config.json").write_bytes(path.read_bytes())
+    _read_model(folder)
+
+
 READERS = {
     reader.name: reader
     for reader in (
@@ -163,10 +197,11 @@ READERS = {
         _single_array(),
         _container(".pkl", _old_pickle),
         _container(".pt", _state_dict),
-        _container(".h5"),
+        _hdf5(),
         Reader("onnx", ".onnx", _onnx_seeds, _read_model),
         Reader("onnx-in-memory", ".onnx", _onnx_seeds, _read_onnx_in_memory),
         Reader("package", ".ship", _package_seeds, _read_package),
+        Reader("decoder", ".json", _decoder_seeds, _read_decoder),
         Reader("tflite", ".tflite", _tflite_seeds, _read_tflite),
     )
 }

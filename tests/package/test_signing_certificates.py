@@ -10,10 +10,15 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from tests import nets
 from tests.package.certificate_chain import Chain
 from tests.package.key_pairs import key
+from tightship import api
+from tightship.api import Keys
+from tightship.cli import main
 from tightship.errors import SignatureError, UsageError
 from tightship.package.certificates import load_certificates
+from tightship.package.keys import write_pair
 from tightship.package.signing import sign, verify
 
 DIGESTS = {"model.onnx": "0" * 64}
@@ -128,3 +133,28 @@ def test_certificates_are_read_from_pem(chain: Chain, tmp_path: Path) -> None:
     file.write_text("nothing")
     with pytest.raises(UsageError, match="holds no PEM certificates"):
         load_certificates(file)
+
+
+def test_packing_signs_with_certificates_in_one_step(chain: Chain, tmp_path: Path) -> None:
+    file, (private, _) = nets.save(nets.mlp(8), tmp_path, "m.onnx"), write_pair(key("ec-p256"), tmp_path / "mine")
+    root, links = tmp_path / "root.pem", tmp_path / "chain.pem"
+    root.write_bytes(chain.root.public_bytes(Encoding.PEM))
+    links.write_bytes(b"".join(entry.public_bytes(Encoding.PEM) for entry in chain.chain))
+    api.pack([file], tmp_path / "a.ship", sign_with=str(private), certificates=links)
+    words = ["pack", str(file), "-o", str(tmp_path / "b.ship"), "--sign", str(private), "--certificate", str(links)]
+    assert main(words) == 0
+    for name in ("a.ship", "b.ship"):
+        signer = api.verify(tmp_path / name, Keys(trust=(str(root),))).signer
+        assert signer is not None
+        assert signer.subject == "CN=Test Signer"
+
+
+def test_packing_with_certificates_of_another_or_no_key_writes_nothing(chain: Chain, tmp_path: Path) -> None:
+    file, links = nets.save(nets.mlp(8), tmp_path, "m.onnx"), tmp_path / "chain.pem"
+    private, _ = write_pair(key("ec-p256", other=1), tmp_path / "other")
+    links.write_bytes(b"".join(entry.public_bytes(Encoding.PEM) for entry in chain.chain))
+    with pytest.raises(UsageError, match="is not for the key that signs"):
+        api.pack([file], tmp_path / "a.ship", sign_with=str(private), certificates=links)
+    with pytest.raises(UsageError, match="certificates are of a key"):
+        api.pack([file], tmp_path / "a.ship", certificates=links)
+    assert not (tmp_path / "a.ship").exists()

@@ -27,10 +27,10 @@ from tightship.api.checking import check
 from tightship.api.compressing import compress
 from tightship.api.converting import convert, list_formats
 from tightship.api.inspecting import inspect
-from tightship.api.opening import Keys
+from tightship.api.opening import Identity, Keys, Sigstore
 from tightship.api.optimizing import optimize
 from tightship.api.options import Options
-from tightship.api.packing import diff, pack, rekey, sign, unpack, verify
+from tightship.api.packing import Keyless, diff, pack, rekey, sign, unpack, verify
 from tightship.api.running import run
 from tightship.api.sharing import Access, export, pull, push
 from tightship.api.weighing import Weighed, weights
@@ -39,8 +39,11 @@ from tightship.measure.doctor import examine as doctor
 __all__ = [
     "Access",
     "BenchRow",
+    "Identity",
+    "Keyless",
     "Keys",
     "Options",
+    "Sigstore",
     "Weighed",
     "bench",
     "check",

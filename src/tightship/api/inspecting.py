@@ -11,7 +11,7 @@ from tightship.errors import TightshipError
 from tightship.measure.describe import Description, describe
 from tightship.package import Manifest
 from tightship.package.envelope import Envelope
-from tightship.package.signing import Signer, signer_hint
+from tightship.package.signing import Signer, claim, signer_hint
 
 __all__ = ["PackageDescription", "inspect", "inspect_package"]
 
@@ -20,6 +20,7 @@ __all__ = ["PackageDescription", "inspect", "inspect_package"]
 class PackageDescription:
     """What a package is: who can open it (key ids), the key that its signature names, and what is in it.
 
+    `claimed` is whom a keyless signature names, where nothing of that was checked, in place of a key.
     `signer` is who signed it where keys were trusted. `manifest` and `model` are None where it is sealed and no key
     was given; `model` also where its format cannot be read into a form, for the reason in `not_read`.
     """
@@ -33,6 +34,7 @@ class PackageDescription:
     manifest: Manifest | None
     model: Description | None
     not_read: str = ""
+    claimed: str = ""
 
 
 def inspect(model: str | Path, weights: Path | None = None, keys: Keys = NO_KEYS) -> Description | PackageDescription:
@@ -51,18 +53,20 @@ def inspect_package(path: str | Path, keys: Keys = NO_KEYS) -> PackageDescriptio
     with Envelope(Path(path)) as envelope:
         wrapped = envelope.recipients.recipients if envelope.sealed else ()
         recipients = tuple(entry.key_id or "passphrase" for entry in wrapped)
+        claimed = claim(envelope.signature) if envelope.signed else None
         found = PackageDescription(
             str(path),
             envelope.archive.size,
             envelope.sealed,
             recipients,
-            signer_hint(envelope.signature) or "unknown" if envelope.signed else "",
+            signer_hint(envelope.signature) or "unknown" if envelope.signed and claimed is None else "",
             None,
             None,
             None,
+            claimed="" if claimed is None else str(claimed),
         )
-        if found.sealed and keys.trust:
-            found = replace(found, signer=envelope.check_signature(keys.trusted()))
+        if found.sealed and (trusted := keys.trusted()):
+            found = replace(found, signer=envelope.check_signature(trusted))
     if found.sealed and keys.opener() is None:
         return found
     with keys.open(path) as package:

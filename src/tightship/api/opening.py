@@ -23,13 +23,14 @@ from tightship.errors import UnsupportedError, UsageError, nearest
 from tightship.formats.onnx_memory import read_memory
 from tightship.package import Package, PackedArtifact, open_package
 from tightship.package.certificates import load_certificates
+from tightship.package.keyless import Identity, Sigstore
 from tightship.package.keys import PrivateKey, load_passphrase, load_private, load_public
 from tightship.package.recipients import Passphrase
 from tightship.package.secret_places import read_file
 from tightship.package.signing import Trusted
 from tightship.search import Source
 
-__all__ = ["NO_KEYS", "SUFFIX", "Keys", "is_package", "open_session", "read_packed"]
+__all__ = ["NO_KEYS", "SUFFIX", "Identity", "Keys", "Sigstore", "is_package", "open_session", "read_packed"]
 
 SUFFIX = ".ship"
 MEMORY_FOLDER = Path("/dev/shm")
@@ -40,13 +41,14 @@ class Keys:
     """What opens packages, and whose signature counts.
 
     `key` is a path, `env:NAME`, `fd:N` or a `pkcs11:` URI; `passphrase` a place of the same kind, which opens that key,
-    or the package itself where there is no key. `trust` are paths of public keys; with some, a package must be signed
-    by one of them.
+    or the package itself where there is no key. `trust` are paths of public keys, and of roots of certificates;
+    `identity` is whose keyless signature counts. With any of these, a package must be signed by one of them.
     """
 
     key: str | None = None
     passphrase: str | None = None
     trust: tuple[str, ...] = ()
+    identity: Identity | None = None
 
     def opener(self) -> PrivateKey | Passphrase | None:
         """Load what opens a seal."""
@@ -56,8 +58,13 @@ class Keys:
         return None if secret is None else Passphrase(secret)
 
     def trusted(self) -> tuple[Trusted, ...]:
-        """Load the keys whose signature counts, and the roots that vouch for certificates of signers."""
-        return tuple(entry for path in self.trust for entry in _trusted(path))
+        """Load the keys whose signature counts, the roots that vouch for certificates of signers, and the identity."""
+        identity = () if self.identity is None else (self.identity,)
+        return (*(entry for path in self.trust for entry in _trusted(path)), *identity)
+
+    def trusting_nobody(self) -> Keys:
+        """The same, but that whoever signed, or nobody, is admitted."""
+        return replace(self, trust=(), identity=None)
 
     def open(self, path: str | Path) -> Package:
         """Open a package. Raises `PackageError`, `SignatureError`, `SealError` or `UsageError`."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tightship.api.opening import NO_KEYS, Keys
 from tightship.core import atomic
@@ -17,12 +18,16 @@ from tightship.package.certificates import load_certificates
 from tightship.package.contents import gather
 from tightship.package.differences import Difference, differences
 from tightship.package.envelope import Envelope
+from tightship.package.keyless import Keyless
 from tightship.package.keys import PublicKey, load_passphrase, load_private, load_public
 from tightship.package.manifest import BOM, SIGNATURE
 from tightship.package.recipients import Passphrase, unwrap, wrap
-from tightship.package.signing import Signer
+from tightship.package.signing import Signer, SigningKey, claim
 
-__all__ = ["Packed", "Unpacked", "Verification", "diff", "pack", "rekey", "sign", "unpack", "verify"]
+if TYPE_CHECKING:
+    from cryptography.x509 import Certificate
+
+__all__ = ["Keyless", "Packed", "Unpacked", "Verification", "diff", "pack", "rekey", "sign", "unpack", "verify"]
 
 OURS = frozenset({"artifacts", "evidence", "format.json", "manifest.json", "report.html", BOM, SIGNATURE})
 
@@ -79,23 +84,25 @@ def pack(
     version: str = "1",
     licence: str = "",
     intended_use: str = "",
-    sign_with: str | None = None,
+    sign_with: str | Keyless | None = None,
     seal_to: Sequence[str | Path] = (),
     passphrase: str | None = None,
     key_passphrase: str | None = None,
     progress: Progress = SILENT,
+    certificates: str | Path | None = None,
 ) -> Packed:
     """Write one file that holds the models (one or more, for different targets), their evidence and a manifest.
 
     `models` are paths, or folders that `optimize` wrote. `sign_with` names a private key, and `key_passphrase` where
-    its passphrase is; `seal_to` public keys of those who may open it, and `passphrase` where a passphrase is that opens
-    it too. The same inputs give the same bytes unless it is sealed.
+    its passphrase is, or is how to sign through Sigstore; `certificates` as in `sign`. `seal_to` are public keys of
+    those who may open it, and `passphrase` where a passphrase is that opens it too. The same inputs give the same
+    bytes unless it is sealed or signed with randomness.
     """
     place = Path(output)
     _check_output(place, [Path(model) for model in models])
     contents = gather([str(model) for model in models], name or place.stem, version, licence, intended_use)
     receivers = _receivers(seal_to, passphrase)
-    signer = load_private(sign_with, _secret(key_passphrase)) if sign_with else None
+    signer, chain = _signer(sign_with, key_passphrase, certificates)
     with progress.step("packing"):
         manifest = write_package(
             place,
@@ -104,6 +111,7 @@ def pack(
             receivers,
             signer,
             finish=lambda files: {BOM: bill_of_materials(contents.manifest, files)},
+            certificates=chain,
         )
     ids = tuple(map(_id_of, receivers))
     size = place.stat().st_size
@@ -129,15 +137,19 @@ def unpack(path: str | Path, folder: str | Path, keys: Keys = NO_KEYS) -> Unpack
 def verify(path: str | Path, keys: Keys = NO_KEYS) -> Verification:
     """Check the signature, where keys are trusted, and the digest of every file.
 
-    A sealed package that is signed needs no key: the signature is over what is sealed.
+    A sealed package that is signed needs no key: the signature is over what is sealed. One that is signed without a key
+    (Sigstore) is refused where nobody is expected, since it says a name.
     Raises `PackageError`, `SignatureError`, the uniform `SealError`, or `UsageError` where nothing could be checked.
     """
     with Envelope(Path(path)) as envelope:
         opener, trusted = keys.opener(), keys.trusted()
+        if envelope.signed and not trusted and claim(envelope.signature) is not None:
+            envelope.check_signature(())  # it says a name, which must not look as if it were checked
         if envelope.sealed and opener is None:
             if not trusted:
                 raise UsageError(
-                    f"{path} is sealed: without a key only its signature can be checked; give --trust NAME.pub or --key"
+                    f"{path} is sealed: without a key only its signature can be checked; "
+                    "give --trust NAME.pub, --identity or --key"
                 )
             signer = envelope.check_signature(trusted)
             n_entries = len(envelope.signed_names)
@@ -171,8 +183,8 @@ def rekey(
     with Envelope(Path(path)) as envelope:
         if not envelope.sealed:
             raise UsageError(f"{path} is not sealed; pack it with --seal NAME.pub")
-        if keys.trust:
-            envelope.check_signature(keys.trusted())
+        if trusted := keys.trusted():
+            envelope.check_signature(trusted)
         context = envelope.header.context
         data_key = unwrap(envelope.recipients.recipients, context, opener)
         recipient_slots.rewrite(envelope.archive, wrap(data_key, context, receivers))
@@ -181,29 +193,32 @@ def rekey(
 
 def sign(
     path: str | Path,
-    key: str,
+    key: str | Keyless,
     passphrase: str | None = None,
     keys: Keys = NO_KEYS,
     certificates: str | Path | None = None,
 ) -> Packed:
     """Sign a package, in place of the signature that it has; of a sealed one what is sealed is signed, unopened.
 
-    Every digest is checked first where it can be opened, so that nothing damaged is signed. `certificates` is a PEM
-    file of the signer's certificate and those between it and a root: who trusts the root then needs no key.
+    Every digest is checked first where it can be opened, so that nothing damaged is signed. `key` names a private key,
+    or is how to sign through Sigstore. `certificates` is a PEM file of the signer's certificate and those between it
+    and a root: who trusts the root then needs no key.
     """
-    signer = load_private(key, _secret(passphrase))
+    signer, chain = _signer(key, passphrase, certificates)
+    if signer is None:
+        raise UsageError("nothing to sign with: name a key (--with NAME.key), or sign through Sigstore (--sigstore)")
 
     def check(copy: Path) -> str:
         with Envelope(copy) as envelope:
             name = envelope.header.id
         if name and keys.opener() is None:
             return name
-        with replace(keys, trust=()).open(copy) as package:
+        with keys.trusting_nobody().open(copy) as package:
             for file in package.names():
                 package.check(file)
             return name or package.manifest.name
 
-    sign_package(Path(path), signer, check, () if certificates is None else load_certificates(certificates))
+    sign_package(Path(path), signer, check, chain)
     with Envelope(Path(path)) as envelope:
         return Packed(str(path), envelope.archive.size, envelope.sealed, True)
 
@@ -221,6 +236,18 @@ def _check_output(place: Path, models: Sequence[Path]) -> None:
         if place.resolve().is_relative_to(model.resolve()):
             raise UsageError(f"the output {place} lies in {model}, which is packed; choose another place")
     atomic.check_writable(place, None)
+
+
+def _signer(
+    key: str | Keyless | None, passphrase: str | None, certificates: str | Path | None
+) -> tuple[SigningKey | None, tuple[Certificate, ...]]:
+    """Load what signs, and the certificates of a signer; both before anything is written."""
+    if certificates is not None and not isinstance(key, str):
+        raise UsageError("certificates are of a key; name the key that signs, too (Sigstore makes its own)")
+    if isinstance(key, Keyless):
+        return key.ready(), ()
+    chain = () if certificates is None else load_certificates(certificates)
+    return (load_private(key, _secret(passphrase)) if key else None), chain
 
 
 def _receivers(seal_to: Sequence[str | Path], passphrase: str | None) -> tuple[PublicKey | Passphrase, ...]:

@@ -75,6 +75,7 @@ def description(found: Description) -> RenderableType:
         "parameters": f"{found.n_parameters:,}",
         "weights": ", ".join(f"{dtype} {words.bytes_text(size)}" for dtype, size in found.weight_bytes.items()),
         "multiply-accumulates": macs + (f" (not counted: {', '.join(found.not_counted)})" if found.not_counted else ""),
+        **({"quantized": "\n".join(map(str, found.quantized))} if found.quantized else {}),
         "opset": opsets or "–",
         "operators": ", ".join(f"{name} {count}" for name, count in found.operators.items()),
         "largest weights": "\n".join(f"{w.name} {w.dtype}{list(w.shape)}" for w in found.largest_weights[:3]),
@@ -157,7 +158,7 @@ def formats(rows: Iterable[FormatRow]) -> RenderableType:
             if not known:
                 missing[cell] = None
         options = ", ".join(f"{name}={value}" for name, value in row.options.items() if value not in (None, ()))
-        suffixes = " ".join(row.suffixes) or "package.module:function"
+        suffixes = " ".join(row.suffixes) or row.without_suffix
         table.add_row(row.name, suffixes, *cells, row.runs_in or "–", options)
     return Group(table, *(Text(f"missing: {command}") for command in missing))
 

@@ -84,6 +84,7 @@ def inspected(found: Description | PackageDescription) -> RenderableType:
 def _described(found: PackageDescription) -> RenderableType:
     sealed = f"sealed to {_count(found.recipients, 'receiver')}" if found.sealed else "not sealed"
     signed = f"signed by the key called {found.signed_by[:16]}" if found.signed_by else "not signed"
+    signed = f"signed by {found.claimed}" if found.claimed else signed
     head = Text(f"{found.path}: {words.bytes_text(found.size_bytes)}, {sealed}, {signed}", style="bold")
     lines: list[RenderableType] = [head, *_signer(found.signer)]
     lines += [Text(f"receiver: {receiver}") for receiver in found.recipients]
@@ -121,7 +122,9 @@ def _manifest(manifest: Manifest) -> Table:
 
 
 def _signer(signer: Signer | None) -> Iterator[Text]:
-    if signer is not None:
+    if signer is not None and signer.provider:
+        yield Text(f"signed by {signer.subject} of {signer.provider} as {signer.name!r}", style="green")
+    elif signer is not None:
         whose = f" ({signer.subject})" if signer.subject else ""
         yield Text(f"signed by {signer.kind} key {signer.key_id[:16]}{whose} as {signer.name!r}", style="green")
 

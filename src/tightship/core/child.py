@@ -42,17 +42,20 @@ def run_in_child(
     *,
     purpose: str,
     timeout_s: float = 300,
+    cpu_s: float | None = None,
     memory_bytes: int = DEFAULT_MEMORY_BYTES,
 ) -> Any:
     """Call `function` (`package.module:name`) in a fresh Python and return its result.
 
     `purpose` begins every message and names the file (`reading model.h5`). A `TightshipError` raised inside comes out
     as it was. Any other end (a signal, more memory or time than allowed, another exception) is an `InvalidModel`.
+    `cpu_s` is the time of a processor, which does not pass while others are busy; else all cores for `timeout_s`.
     Where the system has no such limits (memory on macOS), only the time is limited.
     """
+    limits = {"cpu_s": cpu_s or timeout_s * (os.cpu_count() or 1), "memory_bytes": memory_bytes}
     with tempfile.TemporaryDirectory(prefix="tightship-") as folder:
         request, reply = Path(folder, "request.json"), Path(folder, "reply.json")
-        request.write_text(json.dumps(_request(function, arguments, timeout_s, memory_bytes)), encoding="utf-8")
+        request.write_text(json.dumps(_request(function, arguments, limits)), encoding="utf-8")
         with Path(folder, "stderr").open("w+b") as heard:
             status = _run([sys.executable, "-I", "-c", _START, str(request), str(reply)], heard, timeout_s, purpose)
             if not reply.is_file():
@@ -65,7 +68,7 @@ def run_in_child(
 
 def serve(request: dict[str, Any], reply: Path) -> None:
     """What the child does: limit itself, call the function and write the answer whole."""
-    _limit(request["memory_bytes"], request["timeout_s"])
+    _limit(request["memory_bytes"], request["cpu_s"])
     module, _, name = request["function"].partition(":")
     try:
         answer = {"result": getattr(importlib.import_module(module), name)(*map(_decoded, request["arguments"]))}
@@ -80,12 +83,11 @@ def serve(request: dict[str, Any], reply: Path) -> None:
     whole.replace(reply)
 
 
-def _request(function: str, arguments: Sequence[Any], timeout_s: float, memory_bytes: int) -> dict[str, Any]:
+def _request(function: str, arguments: Sequence[Any], limits: dict[str, float]) -> dict[str, Any]:
     return {
+        **limits,
         "function": function,
         "arguments": [_encoded(value) if isinstance(value, Path) else value for value in arguments],
-        "timeout_s": timeout_s,
-        "memory_bytes": memory_bytes,
         "path": [str(Path(entry).resolve()) for entry in sys.path],
     }
 
@@ -114,18 +116,18 @@ def _run(command: list[str], heard: IO[bytes], timeout_s: float, purpose: str) -
         process.wait()
 
 
-def _limit(memory_bytes: int, timeout_s: float) -> None:
+def _limit(memory_bytes: int, cpu_s: float) -> None:
     import resource
 
-    cpu_s = int(timeout_s * (os.cpu_count() or 1)) + 1
-    for kind, value in (
-        (resource.RLIMIT_AS, memory_bytes),
-        (resource.RLIMIT_CPU, cpu_s),
-        (resource.RLIMIT_FSIZE, _MAX_OUTPUT_BYTES),
-        (resource.RLIMIT_CORE, 0),
+    seconds = int(cpu_s) + 1
+    for kind, soft, hard in (
+        (resource.RLIMIT_AS, memory_bytes, memory_bytes),
+        (resource.RLIMIT_CPU, seconds, seconds + 1),  # the first is a signal that tells what was used up
+        (resource.RLIMIT_FSIZE, _MAX_OUTPUT_BYTES, _MAX_OUTPUT_BYTES),
+        (resource.RLIMIT_CORE, 0, 0),
     ):
         with contextlib.suppress(ValueError, OSError):  # macOS refuses RLIMIT_AS; a lower limit may be set already
-            resource.setrlimit(kind, (value, value))
+            resource.setrlimit(kind, (soft, hard))
 
 
 def _end(status: int, memory_bytes: int) -> str:

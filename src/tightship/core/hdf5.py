@@ -23,7 +23,7 @@ __all__ = ["check_arrays", "check_hdf5", "inspect_hdf5"]
 _MAX_OBJECTS = 1_000_000
 _MAX_CONFIG_BYTES = 2**26
 _BLOCK_BYTES = 2**24
-_TIMEOUT_S, _SLOWEST_BYTES_PER_S = 60, 10e6
+_TIMEOUT_S, _CPU_S, _SLOWEST_BYTES_PER_S = 60, 3, 10e6
 _EXPANSION_FLOOR_BYTES = 2**28
 _MAX_EXPANSION = 100
 """Weights may be compressed. What unpacks to more than this times the file, and to 256 MiB, is a bomb."""
@@ -39,9 +39,13 @@ def check_hdf5(path: Path, member: str = "") -> dict[str, Any]:
     Raises `InvalidModel` where it is damaged, crashes libhdf5, refers to other files or would fill the memory.
     """
     # libhdf5 was seen to loop without end on a damaged file.
-    timeout_s = _TIMEOUT_S + path.stat().st_size / _SLOWEST_BYTES_PER_S
+    more_s = path.stat().st_size / _SLOWEST_BYTES_PER_S
     facts: dict[str, Any] = run_in_child(
-        f"{__name__}:inspect_hdf5", (path, member), purpose=f"reading {path}", timeout_s=timeout_s
+        f"{__name__}:inspect_hdf5",
+        (path, member),
+        purpose=f"reading {path}",
+        timeout_s=_TIMEOUT_S + more_s,
+        cpu_s=_CPU_S + more_s,
     )
     return facts
 

@@ -17,7 +17,7 @@ from tightship.errors import PackageError
 from tightship.package import signing, streaming
 from tightship.package.archive import BLOCK_BYTES, ArchiveWriter, Sink
 from tightship.package.envelope import Envelope
-from tightship.package.kinds import PrivateKey, PublicKey
+from tightship.package.kinds import PublicKey
 from tightship.package.manifest import (
     FORMAT,
     MANIFEST,
@@ -31,6 +31,7 @@ from tightship.package.manifest import (
 from tightship.package.padding import padded_size
 from tightship.package.recipient_slots import add_slots
 from tightship.package.recipients import Passphrase, wrap
+from tightship.package.signing import SigningKey
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
@@ -48,13 +49,15 @@ def write_package(
     manifest: Manifest,
     contents: Mapping[str, Content],
     recipients: Sequence[PublicKey | Passphrase] = (),
-    sign_with: PrivateKey | None = None,
+    sign_with: SigningKey | None = None,
     finish: Callable[[Mapping[str, FileRecord]], Mapping[str, bytes]] | None = None,
+    certificates: Sequence[Certificate] = (),
 ) -> Manifest:
     """Write the files and a manifest that knows them; return that manifest.
 
     `finish` is told the records of all files and returns files to add, such as a bill of materials. With `recipients`
-    every file and the manifest are sealed. The same inputs give the same bytes, but for the keys of a sealed one.
+    every file and the manifest are sealed; `certificates` are those of the signer, as in `signing.sign`. The same
+    inputs give the same bytes, but for the keys of a sealed one, and signatures that are drawn at random.
     Raises `OutputError`; what was at `path` stays until the new package is whole.
     """
     with writing(path) as temporary:
@@ -66,12 +69,12 @@ def write_package(
             manifest = replace(manifest, files=dict(sorted(files.items())))
             writer.close(write_json(manifest))
         if sign_with is not None:
-            _append_signature(temporary, sign_with, writer.name or manifest.name)
+            _append_signature(temporary, sign_with, writer.name or manifest.name, certificates)
     return manifest
 
 
 def sign_package(
-    path: Path, key: PrivateKey, check: Callable[[Path], str], certificates: Sequence[Certificate] = ()
+    path: Path, key: SigningKey, check: Callable[[Path], str], certificates: Sequence[Certificate] = ()
 ) -> None:
     """Sign a package, in place of the signature that it has; the file is replaced in one step.
 
@@ -201,7 +204,7 @@ def _copy(source: IO[bytes] | io.RawIOBase, target: IO[bytes] | Sink, size: int)
         left -= n_bytes
 
 
-def _append_signature(path: Path, key: PrivateKey, name: str, certificates: Sequence[Certificate] = ()) -> None:
+def _append_signature(path: Path, key: SigningKey, name: str, certificates: Sequence[Certificate] = ()) -> None:
     with Envelope(path) as envelope:
         bundle = signing.sign(envelope.digests, name, key, certificates)
         entries = list(envelope.archive.entries.values())

@@ -1,7 +1,8 @@
 """Who vouches for a package: a DSSE signature over the digests of its files, in a Sigstore bundle.
 
 With an EC P-256 key the bundle is one of OpenSSF Model Signing, which that project's own tool checks; Ed25519 and
-RSA-PSS sign the same statement in the same envelope. The trusted key tells the algorithm, never the bundle.
+RSA-PSS sign the same statement in the same envelope. The trusted key tells the algorithm, never the bundle. Keyless
+signatures are made and checked by Sigstore (`keyless`).
 https://github.com/secure-systems-lab/dsse/blob/v1.0.0/protocol.md, https://docs.sigstore.dev/about/bundle/
 """
 
@@ -17,33 +18,40 @@ from typing import TYPE_CHECKING, Any, TypeAlias, Union
 
 from tightship.core import extras
 from tightship.errors import SignatureError
-from tightship.package import strict_json
+from tightship.package import keyless, strict_json
+from tightship.package.keyless import Claim, Identity, Keyless
 from tightship.package.kinds import PrivateKey, PublicKey
 from tightship.package.statement import PAYLOAD_TYPE, compare, read_statement, write_statement
 
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-__all__ = ["BUNDLE_TYPE", "Signer", "Trusted", "key_hint", "sign", "signer_hint", "verify"]
+__all__ = ["BUNDLE_TYPE", "Signer", "SigningKey", "Trusted", "claim", "key_hint", "sign", "signer_hint", "verify"]
 
-Trusted: TypeAlias = Union[PublicKey, "Certificate"]
-"""Whose signature counts: a key, or a root that vouches for certificates of signers."""
+Trusted: TypeAlias = Union[PublicKey, "Certificate", Identity]
+"""Whose signature counts: a key, a root that vouches for certificates of signers, or an identity at a provider."""
+
+SigningKey: TypeAlias = PrivateKey | Keyless
+"""What signs: a key, or Sigstore."""
 
 BUNDLE_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 SALT_BYTES = 32
+_MATERIALS = ("publicKey", "x509CertificateChain", "certificate")
 
 
 @dataclass(frozen=True)
 class Signer:
     """Whose signature held: the trusted key that checked it, and the name that the model was signed under.
 
-    `subject` is the name in the certificate, where one led to the key.
+    `subject` is the name in the certificate, where one led to the key. A keyless signature is of kind `sigstore` and
+    has no key id, since its key was used once; `provider` is who vouched for the subject.
     """
 
     kind: str
     key_id: str
     name: str
     subject: str | None = None
+    provider: str | None = None
 
 
 @dataclass(frozen=True)
@@ -55,11 +63,13 @@ class Envelope:
     material: Mapping[str, Any]
 
 
-def sign(digests: Mapping[str, str], name: str, key: PrivateKey, certificates: Sequence[Certificate] = ()) -> bytes:
+def sign(digests: Mapping[str, str], name: str, key: SigningKey, certificates: Sequence[Certificate] = ()) -> bytes:
     """Sign the SHA-256 (hex) of files by POSIX path, under the name of the model; return the bundle as JSON.
 
     With `certificates` (the signer's, then those between it and the root) receivers trust a root instead of a key.
     """
+    if isinstance(key, Keyless):
+        return keyless.sign_statement(write_statement(digests, name), key)
     key.public.check_signs()
     payload = write_statement(digests, name)
     signature = _sign(key, _pae(payload))
@@ -82,7 +92,7 @@ def sign(digests: Mapping[str, str], name: str, key: PrivateKey, certificates: S
 
 
 def verify(bundle: bytes, digests: Mapping[str, str], trusted: Sequence[Trusted]) -> Signer:
-    """Check that one of the `trusted` keys, or a certificate under one of its roots, signed exactly these digests.
+    """Check that one of the `trusted` keys or identities, or a certificate under a root, signed exactly these digests.
 
     Raises `SignatureError` saying what was expected and found: no signature, a malformed one, one that is not trusted,
     one that does not hold, or files that were changed, added or removed.
@@ -91,10 +101,14 @@ def verify(bundle: bytes, digests: Mapping[str, str], trusted: Sequence[Trusted]
         raise SignatureError("there is no signature; expected one by a trusted key. Ask the sender to sign")
     envelope = _read(bundle)
     keys = [entry for entry in trusted if isinstance(entry, PublicKey)]
+    identities = [entry for entry in trusted if isinstance(entry, Identity)]
+    if "certificate" in envelope.material:
+        return _keyless(bundle, envelope, digests, identities)
     if "x509CertificateChain" in envelope.material:
         from tightship.package.certificates import trusted_key
 
-        key, subject = trusted_key(envelope.material, [entry for entry in trusted if not isinstance(entry, PublicKey)])
+        roots = [entry for entry in trusted if not isinstance(entry, PublicKey | Identity)]
+        key, subject = trusted_key(envelope.material, roots)
     else:
         key, subject = _trusted(envelope, keys), None
     if not _holds(key, envelope.signature, _pae(envelope.payload)):
@@ -104,6 +118,12 @@ def verify(bundle: bytes, digests: Mapping[str, str], trusted: Sequence[Trusted]
     name, signed = read_statement(envelope.payload)
     compare(signed, digests)
     return Signer(key.kind, key.id, name, subject)
+
+
+def claim(bundle: bytes) -> Claim | None:
+    """Who a keyless bundle says signed it, unchecked; None where it is signed by a key or under a root."""
+    material = _read(bundle).material
+    return keyless.claim(material) if "certificate" in material else None
 
 
 def signer_hint(bundle: bytes) -> str:
@@ -116,6 +136,27 @@ def key_hint(key: PublicKey) -> str:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
     return hashlib.sha256(key.key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def _keyless(bundle: bytes, envelope: Envelope, digests: Mapping[str, str], identities: Sequence[Identity]) -> Signer:
+    """Check a keyless bundle against each identity; where none fits, the reasons are told."""
+    claimed = keyless.claim(envelope.material)
+    if not identities:
+        raise SignatureError(
+            f"the signature is keyless, by {claimed}; "
+            "say whose you expect: --identity NAME --identity-provider URL, each as you know it from elsewhere"
+        )
+    reasons = []
+    for identity in identities:
+        try:
+            payload = keyless.verified(bundle, identity)
+        except SignatureError as error:
+            reasons.append(str(error))
+            continue
+        name, signed = read_statement(payload)
+        compare(signed, digests)
+        return Signer("sigstore", "", name, identity.name, identity.provider)
+    raise SignatureError(f"{'; '.join(reasons)}; the signature is by {claimed}")
 
 
 def _trusted(envelope: Envelope, trusted: Sequence[PublicKey]) -> PublicKey:
@@ -149,12 +190,15 @@ def _read(bundle: bytes) -> Envelope:
             raise ValueError(f"its payload is {str(envelope['payloadType'])[:80]!r}, expected {PAYLOAD_TYPE!r}")
         if len(envelope["signatures"]) != 1:
             raise ValueError(f"it holds {len(envelope['signatures'])} signatures, expected 1")
-        if not isinstance(document["verificationMaterial"], dict):
+        material = document["verificationMaterial"]
+        if not isinstance(material, dict):
             raise ValueError("its verification material is not an object")
+        if sum(name in material for name in _MATERIALS) > 1:
+            raise ValueError("it says in two ways who signed")
         return Envelope(
             base64.b64decode(envelope["payload"], validate=True),
             base64.b64decode(envelope["signatures"][0]["sig"], validate=True),
-            document["verificationMaterial"],
+            material,
         )
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
         what = f"it has no {error}" if isinstance(error, KeyError) else str(error)

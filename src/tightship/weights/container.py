@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from tightship.core.sound_json import parse_json
 from tightship.errors import ArtifactNotFound, InvalidModel, TightshipError
 from tightship.weights.tensors import Data, TensorType, Weights
 
@@ -119,25 +120,6 @@ def _free(key: str, taken: set[str]) -> str:
         key = f"_{key}_"
     taken.add(key)
     return key
-
-
-def parse_json(text: str | bytes) -> Any:
-    """Parse JSON that nobody vouches for. Raises `InvalidModel` on NaN, keys that come twice, and depth."""
-    try:
-        return json.loads(text, object_pairs_hook=_once, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        raise InvalidModel(f"not sound JSON: {str(error)[:200]}") from error
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise InvalidModel("not sound JSON: a key comes twice")
-    return found
-
-
-def _no_constant(token: str) -> Any:
-    raise InvalidModel(f"not sound JSON: {token} is no number")
 
 
 _FOREIGN = (

@@ -39,7 +39,7 @@ _NOTE = "tightship"
 
 _CHUNK_BYTES = 2**20
 _BLOSC = 32001
-_TIMEOUT_S, _SLOWEST_BYTES_PER_S = 60, 10e6
+_TIMEOUT_S, _CPU_S, _SLOWEST_BYTES_PER_S = 60, 3, 10e6
 _KERAS_GROUP = "model_weights"
 
 
@@ -56,8 +56,9 @@ class Hdf5(Container):
         extras.check("h5py", "reading HDF5")
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="tightship-")))
         plain = folder / "weights.safetensors"
-        timeout_s = _TIMEOUT_S + path.stat().st_size / _SLOWEST_BYTES_PER_S
-        run_in_child(f"{__name__}:unpack", (path, plain), purpose="reading it", timeout_s=timeout_s)
+        more_s = path.stat().st_size / _SLOWEST_BYTES_PER_S
+        timeout_s, cpu_s = _TIMEOUT_S + more_s, _CPU_S + more_s  # libhdf5 can loop on damaged files without end
+        run_in_child(f"{__name__}:unpack", (path, plain), purpose="reading it", timeout_s=timeout_s, cpu_s=cpu_s)
         return stack.enter_context(Safetensors().open(plain))
 
     def reopen(self, path: Path) -> AbstractContextManager[Weights]:

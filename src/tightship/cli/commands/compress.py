@@ -17,6 +17,10 @@ from tightship.core.recipe import Recipe
 __all__ = ["command"]
 
 
+_SEED = "seed"
+"""One for all that is random: which items calibrate, and what a pass draws itself."""
+
+
 class _Passes(click.Group):
     """Commands are made when asked for, so that starting the tool imports no pass."""
 
@@ -52,7 +56,9 @@ def _shared(function: Any) -> Any:
         output.data_option,
         click.option("--weights", type=click.Path(path_type=Path), help="State dict for a model given as a function."),
         click.option("--calibration", type=click.IntRange(min=1), default=100, show_default=True, metavar="N"),
-        click.option("--seed", default=0, show_default=True, help="Decides which items calibrate."),
+        click.option(
+            "--seed", default=0, show_default=True, help="Decides which items calibrate, and what a pass draws."
+        ),
         click.option("--resume/--no-resume", default=True, show_default=True, help="Continue from finished steps."),
         click.option("--work", type=click.Path(path_type=Path), help="Folder of finished steps [the user's cache]."),
         output.json_option,
@@ -77,12 +83,13 @@ def _command_of(entry: type[Pass]) -> click.Command:
 
     @_shared
     def run(**values: Any) -> None:
-        own = {name: values.pop(name) for name in names}
-        _run(Recipe((entry(**own),)), **values)
+        own = {name: values[name] for name in names}
+        shared = {name: value for name, value in values.items() if name not in names or name == _SEED}
+        _run(Recipe((entry(**own),)), **shared)
 
     made: click.Command = click.command(entry.name, help=entry.__doc__)(run)
     hints = get_type_hints(entry)
-    made.params += [_option(field, hints[field.name]) for field in fields(entry)]
+    made.params += [_option(field, hints[field.name]) for field in fields(entry) if field.name != _SEED]
     return made
 
 

@@ -12,6 +12,9 @@ from tightship.errors import ParityError
 
 __all__ = ["command"]
 
+PRECISIONS = ("float32", "float16", "int8", "palette8", "palette6", "palette4", "palette2")
+"""Those of all formats; the palettes are Core ML's."""
+
 
 @click.command("convert", short_help="Write a model in another format, and prove that it computes the same.")
 @click.argument("model")
@@ -22,7 +25,7 @@ __all__ = ["command"]
 @click.option("--atol", default=1e-5, show_default=True, help="Variation below this, in the output's units, counts so.")
 @click.option("--input-shape", "shapes", multiple=True, metavar="NAME=1,3,224,224", help="Fix the shape of an input.")
 @click.option("--opset", type=click.IntRange(min=7), help="ONNX: the opset to write.")
-@click.option("--precision", type=click.Choice(["float32", "float16", "int8"]), help="What weights are written in.")
+@click.option("--precision", type=click.Choice(PRECISIONS), help="What weights are written in.")
 @click.option("--source", "as_source", is_flag=True, help="PyTorch: write Python source and safetensors, into OUT.py.")
 @click.option("--trust-pickle", "trusted", multiple=True, metavar="CLASS", help="A class that a pickle may import.")
 @click.option("--force", is_flag=True, help="Write the output even where it differs from its source.")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
 
 from tightship.cli import output
 from tightship.cli.progress import progress_bars
+from tightship.cli.signing import signing_options
+from tightship.errors import UsageError
+
+if TYPE_CHECKING:
+    from tightship.package.keyless import Keyless
 
 __all__ = ["command"]
 
@@ -19,6 +26,7 @@ __all__ = ["command"]
 @click.option("--intended-use", default="", metavar="TEXT", help="What it is for, in a sentence.")
 @click.option("--sign", "sign_with", metavar="NAME.key", help="Sign with this key.")
 @click.option("--sign-passphrase-file", "key_passphrase", metavar="FILE", help="Passphrase of the key of --sign.")
+@signing_options
 @click.option(
     "--seal", "seal_to", multiple=True, metavar="NAME.pub", help="Only this receiver can open it; repeatable."
 )
@@ -33,6 +41,8 @@ def command(
     intended_use: str,
     sign_with: str | None,
     key_passphrase: str | None,
+    certificates: str | None,
+    keyless: Keyless | None,
     seal_to: tuple[str, ...],
     passphrase: str | None,
     as_json: bool,
@@ -45,10 +55,13 @@ def command(
     tightship pack out -o model.ship
     tightship pack model.onnx model.xml -o model.ship --name digits --licence Apache-2.0
     tightship pack out -o model.ship --sign signer.key --seal receiver.pub
+    tightship pack out -o model.ship --sign signer.key --certificate chain.pem
     """
     from tightship.api import packing
     from tightship.cli import show_package
 
+    if keyless and sign_with:
+        raise UsageError("sign with a key (--sign NAME.key) or through Sigstore (--sigstore); give one of them")
     with progress_bars(quiet=as_json) as progress:
         made = packing.pack(
             models,
@@ -57,10 +70,11 @@ def command(
             version,
             licence,
             intended_use,
-            sign_with,
+            keyless or sign_with,
             seal_to,
             passphrase,
             key_passphrase,
             progress,
+            certificates,
         )
     output.answer(made, as_json, lambda: show_package.packed(made))
