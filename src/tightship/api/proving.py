@@ -27,15 +27,18 @@ from tightship.errors import EngineError, InvalidModel, TightshipError, Unsuppor
 from tightship.formats import Format
 from tightship.measure import parity
 from tightship.measure.moved_weights import has_float_inputs, with_moved_weights
+from tightship.measure.output_steps import steps_behind_squashing
 from tightship.search import Source
 
 __all__ = ["Proof", "Proven", "by_default", "proof_for", "prove", "where"]
 
-TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "int8": 0.5}
+PALETTES = ("palette8", "palette6", "palette4", "palette2")
+
+TOLERANCES = {"float32": 1e-3, "float16": 2e-2, "int8": 0.5, **dict.fromkeys(PALETTES, 0.5)}
 """rtol by the precision that is written: one rounding of float16 is 2^-11, one of 8 bits 2^-8, and a network adds up
 those of all its operators. What is quantized further is judged by `optimize`, on the metric that matters."""
 
-UNITS = {"float16": 2**-11, "int8": 2**-8}
+UNITS = {"float16": 2**-11, "int8": 2**-8, **dict.fromkeys(PALETTES, 2**-11)}
 """Relative rounding error of one number, by the precision that is written."""
 
 QUANTIZED_RTOL = 0.1
@@ -44,7 +47,7 @@ Two sets of LiteRT's own kernels differ by up to 4 steps of the output; 4 of 255
 output varies by."""
 
 QUANTIZED_STEPS = 4
-"""By so many steps outputs of 8 bits may differ, for the same reason."""
+"""By so many steps outputs of 8 bits may differ, for the same reason; or by as many as one step of logits is worth."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,7 @@ def proof_for(
     entry: Format, source: Source, dataset: Dataset, rtol: float | None, atol: float, progress: Progress
 ) -> Proof:
     """How closely a file of this format has to agree with its source, where the user does not say."""
-    steps = QUANTIZED_STEPS if _is_quantized(source.model) else 0
+    steps = max(QUANTIZED_STEPS, steps_behind_squashing(source.model.graph)) if _is_quantized(source.model) else 0
     unit = UNITS.get(getattr(entry, "precision", ""), 0.0)
     return Proof(source, dataset, _rtol(entry, source.model) if rtol is None else rtol, atol, steps, unit, progress)
 
