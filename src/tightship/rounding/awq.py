@@ -18,10 +18,13 @@ from tightship.rounding.second_moment import Moments
 
 __all__ = ["awq_scales"]
 
-_POWERS = tuple(np.linspace(0.0, 1.0, 11))
+_POWERS = tuple(np.linspace(0.1, 1.0, 10))
 
 _MOST_ROWS = 512
 """Rows tried in all: the power depends on the columns, and a sample of rows tells as much as all of them."""
+
+_LEAST_GAIN = 0.95
+"""The error must become this fraction of what it was, or less, for scaling to be worth it."""
 
 _LARGEST = 1e4
 """Scales stay within 1/`_LARGEST` to `_LARGEST`, so that neither what is multiplied nor divided leaves float16."""
@@ -40,7 +43,8 @@ def awq_scales(weights: Sequence[np.ndarray], moments: Moments, encoding: Encodi
                 f"weights that read {n_columns} inputs must have as many columns, found {weight.shape}"
             )
     rows = _sample(weights)
-    best, least = np.ones(n_columns, np.float32), np.inf
+    best = np.ones(n_columns, np.float32)
+    least = _LEAST_GAIN * _output_error(rows, best, moments.hessian, encoding)
     for power in _POWERS:
         scales = _scales(np.diagonal(moments.hessian), power)
         error = _output_error(rows, scales, moments.hessian, encoding)
