@@ -26,6 +26,7 @@ from tightship.errors import DatasetError
 from tightship.passes.channels import rescale
 from tightship.passes.editing import editable, infer_shapes, name_everything, refuse_nan
 from tightship.passes.equalize import Chain, find_chains, product_channels
+from tightship.passes.linear import linear_operators
 from tightship.passes.segments import inner_model
 from tightship.passes.smooth import normalized_channels
 from tightship.rounding.awq import awq_scales
@@ -77,7 +78,8 @@ class Awq(Pass):
         name_everything(graph)
         infer_shapes(graph)
         found, _ = find_chains(graph, _written)
-        found = [chain for chain in found if all(reader.weight.node.op_type != "Conv" for reader in chain[1])]
+        products = {linear.node for linear in linear_operators(graph)}
+        found = [chain for chain in found if all(reader.weight.node in products for reader in chain[1])]
         moved = [self._move(graph, *pair) for pair in _moments(graph, found, data, progress)]
         if not any(moved):
             return PassResult(model, False)

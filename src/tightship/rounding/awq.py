@@ -23,8 +23,8 @@ _POWERS = tuple(np.linspace(0.1, 1.0, 10))
 _MOST_ROWS = 512
 """Rows tried in all: the power depends on the columns, and a sample of rows tells as much as all of them."""
 
-_LEAST_GAIN = 0.95
-"""The error must become this fraction of what it was, or less, for scaling to be worth it."""
+_LEAST_GAIN = 0.9
+"""The squared error must become this fraction of what it was, or less, for scaling to be worth it."""
 
 _LARGEST = 1e4
 """Scales stay within 1/`_LARGEST` to `_LARGEST`, so that neither what is multiplied nor divided leaves float16."""

@@ -42,7 +42,8 @@ class SignRoundSettings:
 
     Each of `steps` steps moves every number by its learning rate along the sign of its gradient over `batch` samples;
     the rates fall to zero along a line. `learning_rate` is that of the offsets, in codes, `range_learning_rate` that of
-    the factors on the ends of each range; None: 1 / steps. `judging` samples at most decide which codes were best.
+    the factors on the ends of each range; None: 1 / steps from a clip search, and an eighth of that from codes given,
+    in which errors make up for each other. `judging` samples at most decide which codes were best.
     """
 
     steps: int = 120
@@ -81,7 +82,7 @@ def signround(
     trainees = {
         place.name: _Offsets(weight_blocks(module, place), found[place.name], place.encoding) for place in places
     }
-    move = _signed(list(trainees.values()), settings)
+    move = _signed(list(trainees.values()), settings, refining=bool(start))
     loss = objective("mse", targets, judges)
     return descend(module, places, trainees, found, samples, loss, move, schedule, (order, judges), progress)
 
@@ -136,12 +137,11 @@ class _Offsets:
         return self._scales * width, round_through(below / width)
 
 
-def _signed(trainees: Sequence[_Offsets], settings: SignRoundSettings) -> Move:
+def _signed(trainees: Sequence[_Offsets], settings: SignRoundSettings, refining: bool) -> Move:
     import torch
 
-    rates = [
-        1 / settings.steps if rate is None else rate for rate in (settings.learning_rate, settings.range_learning_rate)
-    ]
+    usual = (1 / 8 if refining else 1) / settings.steps
+    rates = [usual if rate is None else rate for rate in (settings.learning_rate, settings.range_learning_rate)]
     for rate in rates:
         if not rate >= 0:
             raise UsageError(f"signround: learning rates must be 0 or more, found {rate}")

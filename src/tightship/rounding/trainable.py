@@ -104,7 +104,7 @@ def block_codes(codes: torch.Tensor, scales: torch.Tensor, zero_points: torch.Te
     """Return codes `[N, blocks, block]` with scales and zero points `[N, blocks]` (any type) as `BlockCodes`."""
     return BlockCodes(
         codes.detach().round().numpy().astype(np.uint8),
-        np.array(scales.detach(), np.float32),
+        scales.detach().float().numpy(),
         zero_points.detach().round().numpy().astype(np.uint8),
     )
 
@@ -140,7 +140,7 @@ def start_codes(
         matrix = _matrix(module, place)
         shape = len(matrix), place.encoding.n_blocks(matrix.shape[1]), place.encoding.block
         if place.name not in found:
-            found[place.name] = search_ranges(np.array(matrix, np.float32), place.encoding)
+            found[place.name] = search_ranges(matrix.float().numpy(), place.encoding)
         codes = found[place.name]
         if codes.codes.shape != shape or codes.codes.max(initial=0) > place.encoding.top:
             raise UsageError(
