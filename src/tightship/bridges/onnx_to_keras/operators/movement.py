@@ -242,10 +242,8 @@ def _mirrored(value: Any, widths: Sequence[tuple[int, int]], mode: str) -> Any:
 
 @op("DepthToSpace", since=1)
 def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR", build: Build) -> Tensor:
-    n, channels, height, width = (-1 if length is None else length for length in x.shape)
-    if -1 in (channels, height, width):
-        raise Unsupported("its image has a free size; fix the input shapes")
-    inner = channels // blocksize**2
+    n, channels, height, width = _one_free(x)
+    inner = -1 if channels == -1 else channels // blocksize**2
     if mode == "DCR":
         parts, order = (n, blocksize, blocksize, inner, height, width), (0, 3, 4, 1, 5, 2)
     else:
@@ -256,13 +254,23 @@ def depth_to_space(x: Tensor, *, blocksize: int, mode: str = "DCR", build: Build
 
 @op("SpaceToDepth", since=1)
 def space_to_depth(x: Tensor, *, blocksize: int, mode: str = "DCR") -> Tensor:
-    n, channels, height, width = (-1 if length is None else length for length in x.shape)
-    if -1 in (channels, height, width):
-        raise Unsupported("its image has a free size; fix the input shapes")
+    n, channels, height, width = _one_free(x)
+    deeper = -1 if channels == -1 else channels * blocksize**2
     parts = (n, channels, height // blocksize, blocksize, width // blocksize, blocksize)
     order = (0, 3, 5, 1, 2, 4) if mode == "DCR" else (0, 1, 3, 5, 2, 4)
     value = ops.transpose(ops.reshape(plain(x), parts), order)
-    return like(ops.reshape(value, (n, channels * blocksize**2, height // blocksize, width // blocksize)))
+    return like(ops.reshape(value, (n, deeper, height // blocksize, width // blocksize)))
+
+
+def _one_free(x: Tensor) -> tuple[int, int, int, int]:
+    """Return the shape of an image, -1 where it is free: in the batch, or in channels that the batch was put into.
+
+    Dilated convolutions of TensorFlow move the batch there and back.
+    """
+    n, channels, height, width = (-1 if length is None else length for length in x.shape)
+    if -1 in (height, width) or (n == -1 and channels == -1):
+        raise Unsupported("its image has a free size; fix the input shapes")
+    return n, channels, height, width
 
 
 @op("Constant")
