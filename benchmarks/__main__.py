@@ -11,13 +11,14 @@ HERE = Path(__file__).parent
 
 def main() -> None:
     """Run the `main` of each script."""
-    known = sorted(path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "report")
+    scripts = {path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "report"}
+    known = {name: f"benchmarks.{name}" for name in sorted(scripts)} | {"language": "benchmarks.language.__main__"}
     for name in sys.argv[1:] or known:
         if name not in known:
             sys.exit(f"no benchmark {name!r}; there are {', '.join(known)}")
         print(f"== {name}", flush=True)
         sys.argv = [name]
-        importlib.import_module(f"benchmarks.{name}").main()
+        importlib.import_module(known[name]).main()
 
 
 if __name__ == "__main__":

@@ -112,7 +112,7 @@ def _formats() -> Iterator[str]:
     yield "| format | suffixes | read | written from | options | proven in | needs |"
     yield "|---|---|---|---|---|---|---|"
     for name, entry in FORMATS.items():
-        suffixes = " ".join(f"`{suffix}`" for suffix in entry.suffixes) or "`package.module:function`"
+        suffixes = " ".join(f"`{suffix}`" for suffix in entry.suffixes) or f"`{entry.without_suffix}`"
         options = ", ".join(f"`{field.name}`" for field in fields(entry) if field.name != "input_shapes") or "-"
         read = "yes" if entry.reads_into else "-"
         written = " or ".join(entry.writes_from) or "-"

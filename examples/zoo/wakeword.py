@@ -1,6 +1,6 @@
 """Recorded inputs of the streaming wake-word model of MLPerf Tiny, as its quantized file takes them.
 
-    tightship convert str_ww_ref_model.tflite --data examples.zoo.wakeword:int8_spectrograms -o wakeword.onnx
+tightship convert str_ww_ref_model.tflite --data examples.zoo.wakeword:int8_spectrograms -o wakeword.onnx
 """
 
 from __future__ import annotations

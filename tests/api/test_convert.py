@@ -180,6 +180,11 @@ def test_an_option_that_the_format_does_not_have_is_refused(model: Path, tmp_pat
         ts.convert(model, tmp_path / "b.onnx", options={"precision": "float16"})
 
 
+def test_a_precision_that_the_format_does_not_have_is_refused(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="format openvino-ir has the precision float32, float16; found palette4"):
+        ts.convert(model, tmp_path / "b.xml", options={"precision": "palette4"})
+
+
 def test_a_folder_that_cannot_be_written_is_told_before_the_work(model: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError):

@@ -170,9 +170,15 @@ NETS = {"conv_net": lambda: model_of(conv_net()), "residual": residual_net, "enc
 every_net = pytest.mark.parametrize("make", NETS.values(), ids=list(NETS))
 
 
+FIELDS: list[dict[str, object]] = [
+    *({}, {"activation": "int8"}, {"symmetric": True}, {"symmetric": True, "activation": "int8"}, {"attention": True}),
+    *({"ranges": "percentile"}, {"ranges": "mse"}, {"correct_biases": True}, {"rounding": "gptq"}),
+]
+
+
 @every_net
 @engines
-@pytest.mark.parametrize("fields", [{}, {"activation": "int8"}, {"ranges": "percentile"}, {"attention": True}], ids=str)
+@pytest.mark.parametrize("fields", FIELDS, ids=str)
 def test_outputs_stay_close_to_float(make: Callable[[], Model], engine: str, fields: dict[str, object]) -> None:
     pytest.importorskip(engine)
     model = make()
@@ -181,11 +187,14 @@ def test_outputs_stay_close_to_float(make: Callable[[], Model], engine: str, fie
 
 
 @every_net
-def test_engines_and_the_reference_compute_the_same(make: Callable[[], Model]) -> None:
+@pytest.mark.parametrize(
+    "fields", [{}, {"rounding": "gptq", "correct_biases": True}, {"weight_bits": 4}, {"symmetric": True}], ids=str
+)
+def test_engines_and_the_reference_compute_the_same(make: Callable[[], Model], fields: dict[str, object]) -> None:
     """Nothing saturates, so what engines merge gives the numbers that the operators are defined by."""
     model = make()
     model.graph.opset_imports[""] = 19  # the first that the reference has; no operator of these nets has changed
-    after, inputs = quantized(model), made_up_inputs(model, batch=8)
+    after, inputs = quantized(model, **fields), made_up_inputs(model, batch=8)
     expected = ReferenceEvaluator(onnx.load_from_string(graph.to_bytes(after))).run(None, inputs)
     wanted = dict(zip([spec.name for spec in after.outputs], expected, strict=True))
     assert least_db(run(after, inputs), wanted) > SAME_DB
@@ -204,6 +213,40 @@ def test_each_operator_that_is_named_reads_integers_and_no_other(make: Callable[
         if node.op_type in {"Conv", "Gemm", "MatMul"}:
             found = dequantized_inputs(after, operator_name(node))
             assert all(found) if operator_name(node) in names else not any(found), operator_name(node)
+
+
+def test_sums_products_and_softmax_of_a_transformer_stay_float() -> None:
+    after = quantized(encoder_layer(), attention=True)
+    floats = [node for node in after.graph.graph if node.op_type in {"Add", "LayerNormalization", "Mul", "Softmax"}]
+    assert len(floats) == 5  # two of the residual sums, two normalizations, one Softmax; biases are in the products
+    for node in floats:
+        read = [value.producer() for value in node.inputs if value.producer() is not None]
+        assert all(each.op_type != "DequantizeLinear" or each.inputs[0].producer().op_type == "Gather" for each in read)
+
+
+def test_the_sum_that_ends_a_residual_block_of_a_convolution_net_is_quantized() -> None:
+    after = quantized(residual_net())
+    addition = next(node for node in after.graph.graph if node.op_type == "Add")
+    assert [value.producer().op_type for value in addition.inputs] == ["DequantizeLinear", "DequantizeLinear"]
+    assert [node.op_type for node, _ in addition.outputs[0].uses()] == ["QuantizeLinear"]
+
+
+@every_net
+@pytest.mark.parametrize("rounding", ["nearest", "gptq"])
+def test_weights_of_4_bits_take_half_the_room_and_the_same_kernels(
+    make: Callable[[], Model], rounding: str, tmp_path: Path
+) -> None:
+    wide, narrow = (quantized(make(), weight_bits=bits, rounding=rounding) for bits in (8, 4))
+    assert merged(narrow, tmp_path) == merged(wide, tmp_path)
+    sizes = [
+        sum(value.const_value.nbytes for value in each.graph.graph.initializers.values() if _is_weight(value))
+        for each in (wide, narrow)
+    ]
+    assert sizes[0] <= 2 * sizes[1] <= sizes[0] + 16  # a last byte of each weight may be half full
+
+
+def _is_weight(value: onnx_ir.Value) -> bool:
+    return value.name.endswith("/quantized") and "bias" not in value.name and "table" not in value.name
 
 
 @every_net
@@ -579,9 +622,10 @@ def test_statistics_of_another_model_are_refused() -> None:
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"weight_bits": 4}, "weight_bits must be 7 or 8, found 4"),
+        ({"weight_bits": 5}, "weight_bits must be 4, 7 or 8, found 5"),
         ({"activation": "int16"}, "activation must be uint8 or int8, found 'int16'"),
-        ({"ranges": "mse"}, "ranges must be minmax or percentile, found 'mse'"),
+        ({"ranges": "max"}, "ranges must be minmax, percentile, mse or entropy, found 'max'"),
+        ({"rounding": "up"}, "rounding must be nearest, gptq or adaround, found 'up'"),
         ({"percentile": 20.0}, "percentile must be above 50 and at most 100, found 20.0"),
     ],
 )

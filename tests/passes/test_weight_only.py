@@ -224,3 +224,12 @@ def test_both_engines_agree_on_a_real_model(data_dir: Path) -> None:
     for engine in ENGINE_ERROR:
         # Six layers, each at most 0.01 off.
         assert relative_error(run(after, inputs, engine)["output1"], wanted) < 0.03
+
+
+def test_a_product_whose_bias_another_product_computes_is_rewritten_behind_it() -> None:
+    weights = {name: np.random.default_rng(0).standard_normal((64, 64)).astype(np.float32) for name in ("w", "v")}
+    text = "n (float[N, 64] x) => (float[N, 64] y) { a = Gemm (x, w) y = Gemm (x, v, a) }"
+    model = written(text, **weights)
+    inputs = made_up_inputs(model, batch=32)
+    made = WeightOnly(bits=8, block=32).apply(model).model
+    assert relative_error(run(made, inputs)["y"], run(model, inputs)["y"]) < 0.02

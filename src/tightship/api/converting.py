@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from tightship import bridges, formats
 from tightship.api import loading
@@ -38,6 +38,7 @@ N_ITEMS = 16
 class FormatRow:
     """One row of the matrix: what can be done with a format on this machine, and what would be needed for more.
 
+    `without_suffix` says what a source is that has none of the suffixes.
     `read` and `write` are `yes`, `no` (not built), or the command that installs what is missing.
     """
 
@@ -48,6 +49,7 @@ class FormatRow:
     runs_in: str
     options: Mapping[str, Any]
     about: str
+    without_suffix: str = ""
 
 
 @dataclass(frozen=True)
@@ -153,6 +155,11 @@ def _chosen(entry: Format, options: Mapping[str, Any]) -> Format:
     if unknown:
         has = f"it has {', '.join(sorted(known))}" if known else "it has none"
         raise UsageError(f"format {entry.name} has no option {', '.join(unknown)}; {has}")
+    types = get_type_hints(type(entry))
+    for name, value in options.items():
+        allowed = get_args(types[name]) if get_origin(types[name]) is Literal else (value,)
+        if value not in allowed:
+            raise UsageError(f"format {entry.name} has the {name} {', '.join(allowed)}; found {value}")
     return replace(entry, **options)
 
 
@@ -248,6 +255,7 @@ def _row(entry: Format) -> FormatRow:
         entry.engine,
         {field.name: getattr(entry, field.name) for field in fields(entry)},
         (type(entry).__doc__ or "").strip().partition("\n")[0],
+        entry.without_suffix,
     )
 
 

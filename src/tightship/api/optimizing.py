@@ -18,6 +18,7 @@ from tightship.core.recipe import Recipe
 from tightship.errors import BudgetError
 from tightship.measure.machine import machine
 from tightship.measure.metrics import metric_named
+from tightship.measure.quantization import quantized_operators
 from tightship.passes import PASSES
 from tightship.search import Outcome, Workshop, propose, search
 
@@ -85,6 +86,20 @@ def _workshop(
 
 
 def _notes(model: Model, split: loading.Split, metric: str) -> tuple[str, ...]:
+    return (*_quantized(model), *_without_labels(split, metric))
+
+
+def _quantized(model: Model) -> tuple[str, ...]:
+    ways = quantized_operators(model.graph)
+    if not ways:
+        return ()
+    return (
+        f"Quantized already: {'; '.join(map(str, ways))}. That stays as it is, and only what is still float "
+        "is tried at fewer bits; quality is told against the model as it was given.",
+    )
+
+
+def _without_labels(split: loading.Split, metric: str) -> tuple[str, ...]:
     if split.decision.generated:
         return (
             "No data was given: inputs were generated, and fidelity to the source model "

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_PROTOBUF_BYTES",
+    "QUANTIZED_BY",
     "from_bytes",
     "from_ir",
     "graph_specs",
@@ -31,6 +32,9 @@ __all__ = [
 
 MAX_PROTOBUF_BYTES = 2**31 - 2**20
 """A protobuf message ends at 2 GiB; a larger model must keep its weights in external data."""
+
+QUANTIZED_BY = "quantized_by"
+"""Key in a graph's metadata under which a format says by which method its weights were quantized."""
 
 
 def from_ir(graph: onnx_ir.Model, history: tuple[Step, ...] = ()) -> Model:

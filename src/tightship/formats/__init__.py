@@ -11,6 +11,7 @@ from tightship.core.model import Model
 from tightship.core.table import Table
 from tightship.errors import UnknownFormat
 from tightship.formats.coreml import CoreMl
+from tightship.formats.decoder import Decoder
 from tightship.formats.executorch import ExecuTorch
 from tightship.formats.format import Format
 from tightship.formats.keras import Keras, KerasH5
@@ -42,6 +43,7 @@ FORMATS: Table[Format] = Table(
             OpenVinoIr(),
             CoreMl(),
             ExecuTorch(),
+            Decoder(),
         )
     },
 )
@@ -56,7 +58,8 @@ def recognise(source: str, weights: Path | None = None) -> Artifact:
         if entry.recognise(source):
             return entry.artifact(source, weights)
     known = ", ".join(suffix for entry in FORMATS.values() for suffix in entry.suffixes)
-    raise UnknownFormat(f"{source}: no format has this suffix; expected {known}, or package.module:function")
+    others = " or ".join(entry.without_suffix for entry in FORMATS.values() if entry.without_suffix)
+    raise UnknownFormat(f"{source}: no format has this suffix; expected {known}, or {others}")
 
 
 def read(artifact: Artifact) -> Model:

@@ -18,6 +18,7 @@ from tightship.core.model import Form, Model
 from tightship.core.native_output import native_output_hidden
 from tightship.errors import ArtifactNotFound, TightshipError, UnsupportedError, UnsupportedOperators, UsageError
 from tightship.formats.coreml_package import open_package
+from tightship.formats.coreml_weights import compressed
 from tightship.formats.format import Format
 
 if TYPE_CHECKING:
@@ -36,10 +37,12 @@ class CoreMl(Format):
     """Read into a graph, ML programs and neural networks; written from a module, for iOS 16 and macOS 13 or newer.
 
     Written with the shapes of the example inputs. `precision` is that of weights and arithmetic; inputs and outputs
-    stay float32. Nothing but macOS runs the result; here it can be read back, which shows what the program means.
+    stay float32. `int8` stores weights linearly in 8 bits, `palette8` to `palette2` as indices of so many bits into a
+    table of values; the arithmetic is that of float16. Nothing but macOS runs the result; here it can be read back,
+    which shows what the program means.
     """
 
-    precision: Literal["float32", "float16"] = "float32"
+    precision: Literal["float32", "float16", "int8", "palette8", "palette6", "palette4", "palette2"] = "float32"
 
     name: ClassVar[str] = "coreml"
     suffixes: ClassVar[tuple[str, ...]] = (".mlpackage", ".mlmodel")
@@ -99,7 +102,9 @@ class CoreMl(Format):
         with ExitStack() as stack:
             stack.enter_context(native_output_hidden())
             stack.enter_context(quiet_torch())
-            package = _converted(model, self.precision, path)
+            package = _converted(model, "float32" if self.precision == "float32" else "float16", path)
+            if self.precision not in ("float32", "float16"):
+                package = compressed(package, self.precision, str(path))
             with replace_folder(path, _OURS) as folder:
                 made = folder.with_name("made.mlpackage")
                 package.save(str(made))

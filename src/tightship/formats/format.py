@@ -18,6 +18,7 @@ __all__ = ["Format"]
 class Format(ABC):
     """One file format. `reads_into` and `writes_from` are forms; None or empty where it cannot.
 
+    `without_suffix` says what a source is, where it has no suffix to be known by.
     `writes_from` begins with the form whose writer is the best kept. `engine` is the one that runs such a file, so that
     what is written is proven in the engine that it is for; empty where none runs it here. `reads_with` and
     `writes_with` are the optional modules that each needs. `through` is a form that a model must have had on its way to
@@ -27,6 +28,7 @@ class Format(ABC):
 
     name: ClassVar[str]
     suffixes: ClassVar[tuple[str, ...]]
+    without_suffix: ClassVar[str] = ""
     reads_into: ClassVar[Form | None]
     writes_from: ClassVar[tuple[Form, ...]]
     engine: ClassVar[str]

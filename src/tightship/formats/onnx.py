@@ -19,6 +19,7 @@ from tightship.core.model import Form, Model
 from tightship.core.opset import at_opset
 from tightship.errors import ArtifactNotFound, InvalidModel, TightshipError, UsageError
 from tightship.formats.format import Format
+from tightship.formats.onnx_stream import write_stream, write_tensor
 from tightship.formats.onnx_structure import check_structure, run_checker
 from tightship.formats.onnx_tensors import check_fills, check_tensors, check_values, external_files
 
@@ -104,7 +105,7 @@ class Onnx(Format):
         data = None
         if graph.initializer_bytes(model.graph) <= graph.MAX_PROTOBUF_BYTES:
             with writing(path) as temporary:
-                temporary.write_bytes(graph.to_bytes(model))
+                write_stream(model.graph, temporary)
         else:
             data = _write_with_data(model.graph, path)
         _remove_old_data(path, keep=data)
@@ -186,7 +187,7 @@ def _write_tensors(model: onnx_ir.Model, path: Path) -> list[tuple[onnx_ir.Value
                 if tensor is not None and tensor.nbytes >= _SMALLEST_OUTSIDE_BYTES:
                     file.write(b"\0" * (-file.tell() % _ALIGNMENT))
                     written.append((value, file.tell()))
-                    tensor.tofile(file)
+                    write_tensor(tensor, file)
     return written
 
 

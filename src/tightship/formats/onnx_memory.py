@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +18,7 @@ from tightship.core.model import Model
 from tightship.errors import InvalidModel, TightshipError
 from tightship.formats.onnx_structure import all_nodes, check_structure, run_checker, subgraphs
 from tightship.formats.onnx_tensors import check_tensors, check_values
+from tightship.formats.protobuf_wire import Field, delimited, fields
 
 if TYPE_CHECKING:
     import onnx
@@ -42,17 +42,6 @@ _DTYPES = {
     13: "<u8",
 }
 """Element types of ONNX that numpy has itself; weights of others stay in the message."""
-
-
-@dataclass(frozen=True)
-class _Field:
-    """One field of a message: from `start` on, with its content from `begin` to `end` where it has a length."""
-
-    number: int
-    start: int
-    begin: int
-    end: int
-    value: int
 
 
 def read_memory(content: memoryview, files: Mapping[str, memoryview], thorough: bool = True) -> Model:
@@ -101,38 +90,38 @@ def _check(proto: onnx.ModelProto, weights: Mapping[str, memoryview]) -> None:
 def _cut(content: memoryview) -> tuple[bytes, dict[str, memoryview]]:
     """Return the message without its large weights, and those by name."""
     light, weights = bytearray(), {}
-    for field in _fields(content, 0, len(content)):
+    for field in fields(content, 0, len(content)):
         if field.number != _GRAPH:
             light += content[field.start : field.end]
             continue
         body = bytearray()
-        for part in _fields(content, field.begin, field.end):
+        for part in fields(content, field.begin, field.end):
             name, rest, data = _without_data(content, part)
             body += rest
             if data is not None:
                 weights[name] = data
-        light += _delimited(_GRAPH, body)
+        light += delimited(_GRAPH, body)
     return bytes(light), weights
 
 
-def _without_data(content: memoryview, part: _Field) -> tuple[str, bytes | memoryview, memoryview | None]:
+def _without_data(content: memoryview, part: Field) -> tuple[str, bytes | memoryview, memoryview | None]:
     """Return a tensor's name, the tensor without its data, and the data; a field that is none comes back as it is."""
     whole = content[part.start : part.end]
     if part.number != _INITIALIZER or part.end - part.begin < LEAST_CUT_BYTES:
         return "", whole, None
-    fields = list(_fields(content, part.begin, part.end))
-    data = [field for field in fields if field.number == _RAW_DATA]
-    names = [field for field in fields if field.number == _NAME]
-    types = [field.value for field in fields if field.number == _DATA_TYPE]
+    parts = list(fields(content, part.begin, part.end))
+    data = [field for field in parts if field.number == _RAW_DATA]
+    names = [field for field in parts if field.number == _NAME]
+    types = [field.value for field in parts if field.number == _DATA_TYPE]
     if len(data) != 1 or len(names) != 1 or len(types) != 1 or types[0] not in _DTYPES:
         return "", whole, None
-    rest = b"".join(content[field.start : field.end] for field in fields if field is not data[0])
+    rest = b"".join(content[field.start : field.end] for field in parts if field is not data[0])
     name = bytes(content[names[0].begin : names[0].end]).decode()
     itemsize = np.dtype(_DTYPES[types[0]]).itemsize
-    return name, _delimited(_INITIALIZER, rest), _aligned(content, data[0], part.start, itemsize)
+    return name, delimited(_INITIALIZER, rest), _aligned(content, data[0], part.start, itemsize)
 
 
-def _aligned(content: memoryview, data: _Field, room_from: int, itemsize: int) -> memoryview:
+def _aligned(content: memoryview, data: Field, room_from: int, itemsize: int) -> memoryview:
     """Move data down to a multiple of its item's size, over fields that were read already; else copy it."""
     address = np.frombuffer(content, np.uint8).__array_interface__["data"][0]
     shift = (address + data.begin) % itemsize
@@ -197,43 +186,3 @@ def _array(tensor: onnx.TensorProto, data: memoryview) -> np.ndarray:
 
 def _address(data: memoryview) -> int:
     return int(np.frombuffer(data, np.uint8).__array_interface__["data"][0]) if len(data) else 0
-
-
-def _fields(content: memoryview, position: int, end: int) -> Iterator[_Field]:
-    while position < end:
-        start = position
-        key, position = _varint(content, position)
-        number, kind = key >> 3, key & 7
-        begin, value = position, 0
-        if kind == 0:
-            value, position = _varint(content, position)
-        elif kind == 2:
-            length, begin = _varint(content, position)
-            position = begin + length
-        elif kind in (1, 5):
-            position += 8 if kind == 1 else 4
-        else:
-            raise InvalidModel(f"not an ONNX model, or a damaged one: wire type {kind} at byte {start}")
-        if position > end:
-            raise InvalidModel(f"not an ONNX model, or a truncated one: its field at byte {start} is too long")
-        yield _Field(number, start, begin, position, value)
-
-
-def _varint(content: memoryview, position: int) -> tuple[int, int]:
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = content[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-    raise InvalidModel(f"not an ONNX model, or a damaged one: a number at byte {position - 10} has no end")
-
-
-def _delimited(number: int, body: bytes | bytearray) -> bytes:
-    length, head = len(body), bytearray([number << 3 | 2])
-    while length >= 0x80:
-        head.append(length & 0x7F | 0x80)
-        length >>= 7
-    head.append(length)
-    return bytes(head) + body

@@ -31,6 +31,7 @@ class PyTorch(Format):
 
     name: ClassVar[str] = "pytorch"
     suffixes: ClassVar[tuple[str, ...]] = ()
+    without_suffix: ClassVar[str] = "package.module:function"
     reads_into: ClassVar[Form | None] = "module"
     writes_from: ClassVar[tuple[Form, ...]] = ()
     engine: ClassVar[str] = "torch"

@@ -13,6 +13,7 @@ from tightship.core.model import Form, Model, TorchModule
 from tightship.core.specs import TensorSpec
 from tightship.formats.onnx_tensors import constant_tensors
 from tightship.measure import multiply_accumulates
+from tightship.measure.quantization import Quantized, quantized_operators
 from tightship.measure.risks import Risk, graph_risks, module_risks
 from tightship.measure.shapes import infer_shapes
 
@@ -52,7 +53,8 @@ class Description:
     indices); `weight_bytes` is by element type; `operators` counts operators by type, or a module's leaf modules;
     `macs` are the multiply-accumulates of one run with every unknown axis at 1, None where nothing can be counted,
     and `not_counted` names operators left out of it because their shapes are unknown. `opsets`, `ir_version` and
-    `producer` are empty where the format has none. The largest weights and costliest operators come first.
+    `producer` are empty where the format has none; `quantized` says how the model is quantized already. The largest
+    weights and costliest operators come first.
     """
 
     source: str
@@ -72,6 +74,7 @@ class Description:
     opsets: dict[str, int] = field(default_factory=dict)
     ir_version: int | None = None
     producer: str = ""
+    quantized: tuple[Quantized, ...] = ()
 
 
 def describe(model: Model, artifact: Artifact) -> Description:
@@ -93,6 +96,7 @@ def _describe_graph(model: Model, artifact: Artifact) -> Description:
         opsets={domain or "ai.onnx": version for domain, version in graph.opset_imports.items()},
         ir_version=graph.ir_version,
         producer=" ".join(part for part in (graph.producer_name, graph.producer_version) if part),
+        quantized=quantized_operators(graph),
     )
 
 

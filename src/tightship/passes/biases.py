@@ -15,7 +15,7 @@ from tightship.passes.editing import add_constant, constant, drop_unused, known_
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["merge_biases"]
+__all__ = ["give_biases", "merge_biases"]
 
 
 def merge_biases(graph: onnx_ir.Model) -> None:
@@ -28,6 +28,23 @@ def merge_biases(graph: onnx_ir.Model) -> None:
             _into_convolution(graph, node, addition)
         elif node.op_type == "MatMul":
             _into_product(graph, node, addition)
+
+
+def give_biases(graph: onnx_ir.Model) -> None:
+    """Give each Conv and Gemm with a constant float weight and no bias one of zeros, in place.
+
+    x -> Conv W        becomes        x -> Conv W, 0
+    """
+    for node in graph.graph:
+        if node.domain != "" or node.op_type not in {"Conv", "Gemm"}:
+            continue
+        weight = _float_constant(node.inputs[1])
+        if weight is None or (len(node.inputs) > 2 and node.inputs[2] is not None):
+            continue
+        axis = 1 if node.op_type == "Gemm" and not node.attributes.get_int("transB", 0) else 0
+        zeros = add_constant(graph, f"{operator_name(node)}/bias", np.zeros(weight.shape[axis], np.float32))
+        node.resize_inputs(3)
+        node.replace_input_with(2, zeros)
 
 
 def _into_convolution(graph: onnx_ir.Model, node: onnx_ir.Node, addition: onnx_ir.Node) -> None:

@@ -10,7 +10,7 @@ import hashlib
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +27,11 @@ from tightship.core.store import Store
 from tightship.core.target import Target
 from tightship.engines.onnxruntime import OnnxRuntime
 from tightship.passes.coded_weights import CodedWeight, coded_arrays
+from tightship.passes.editing import known_constant
 from tightship.passes.linear import Linear
 from tightship.passes.segments import Segment, inner_model, segments
-from tightship.passes.streams import Stream, fed
+from tightship.passes.streams import Stream
+from tightship.rounding.asymmetric import drift_target
 from tightship.rounding.encoding import Encoding
 from tightship.rounding.low_rank import low_rank_correction
 from tightship.rounding.second_moment import Moments, SecondMoment
@@ -116,17 +118,31 @@ class BlockByBlock:
             todo = [linear for linear in group if linear.name in self.orders and weight_key(linear) not in arrays]
             if not todo:
                 continue
-            moments = self._moments(part, read, todo, arrays, floats, rounded)
-            for linear in {weight_key(linear): linear for linear in todo}.values():
-                made = self._weight(linear, moments)
-                arrays |= {f"{weight_key(linear)}{name}": array for name, array in made.items()}
+            linears = {weight_key(linear): linear for linear in todo}
+            # Not kept under a name here: what it holds of the drift is let go of on the way.
+            arrays |= self._group(linears, self._moments(part, read, todo, arrays, floats, rounded))
         if self.train_part is not None:
             arrays |= self.train_part(Part(self.graph, part, self.orders, arrays, floats, rounded))
         return arrays
 
-    def _weight(self, linear: Linear, moments: Moments | None) -> dict[str, np.ndarray]:
-        order = self.orders[linear.name]
-        weight = np.ascontiguousarray(linear.read().T)
+    def _group(self, linears: Mapping[str, Linear], moments: Moments | None) -> dict[str, np.ndarray]:
+        """Round weights that read the same value; what they aim at first, so that the drift need not be kept."""
+        aims = {key: self._aim(linear, moments) for key, linear in linears.items()}
+        still = None if moments is None else replace(moments, cross=None)
+        del moments
+        made: dict[str, np.ndarray] = {}
+        for key, linear in linears.items():
+            found = self._weight(self.orders[linear.name], aims.pop(key), still)
+            made |= {f"{key}{name}": array for name, array in found.items()}
+        return made
+
+    def _aim(self, linear: Linear, moments: Moments | None) -> np.ndarray:
+        weight, method = np.ascontiguousarray(linear.read().T), self.orders[linear.name].method
+        if moments is None or not method.asymmetric_calibration:
+            return weight
+        return drift_target(weight, moments, method.damping)
+
+    def _weight(self, order: Order, weight: np.ndarray, moments: Moments | None) -> dict[str, np.ndarray]:
         codes = round_weight(weight, moments, order.encoding, order.method)
         low_rank = None
         if order.rank and moments is not None:
@@ -142,28 +158,33 @@ class BlockByBlock:
         floats: Stream,
         rounded: Stream,
     ) -> Moments | None:
-        """Gather the moments of the value that products read, in one stream or in both."""
+        """Gather the moments of the value that products read, in one stream or in both; one session at a time."""
         orders = [self.orders[linear.name] for linear in todo]
         if not any(order.rank or order.method.error_feedback or order.method.refit for order in orders):
             return None
         paired = any(order.method.asymmetric_calibration for order in orders)
-        moment = SecondMoment(todo[0].read().shape[0], paired=paired)
-        with self._opened(part, read, {}) as exact, self._opened(part, read, arrays) as coded:
-            batches = zip(floats, rounded, strict=True) if paired else ((None, batch) for batch in rounded)
-            for float_batch, batch in batches:
-                float_value = None if float_batch is None else _value(exact, float_batch, read)
-                moment.add(_value(coded, batch, read), float_value)
+        with TemporaryDirectory(prefix="tightship-", dir=floats.folder.parent) as name:
+            exact = self._values(part, read, {}, floats, Path(name) / "float") if paired else None
+            coded = self._values(part, read, arrays, rounded, Path(name) / "rounded")
+            shape = known_constant(todo[0].weight).shape
+            moment = SecondMoment(shape[1] if todo[0].transposed else shape[0], paired=paired)
+            for index in range(coded.n_batches):
+                moment.add(coded.batch(index)[read], None if exact is None else exact.batch(index)[read])
         return moment.moments()
+
+    def _values(
+        self, part: Segment, read: str, arrays: Mapping[str, np.ndarray], stream: Stream, folder: Path
+    ) -> Stream:
+        """Return a stream that holds `read`: the one before the part, or what the part makes of it."""
+        if read in part.reads:
+            return stream
+        with self._session(part, [read], arrays) as session:
+            return stream.seen(session, [read], folder)
 
     def _through(self, part: Segment, stream: Stream, arrays: Mapping[str, np.ndarray], folder: Path) -> Stream:
         computed = [name for name in part.gives if name not in part.reads]
         with self._session(part, computed, arrays) as session:
             return stream.through(session, part.gives, folder)
-
-    @contextmanager
-    def _opened(self, part: Segment, read: str, arrays: Mapping[str, np.ndarray]) -> Iterator[Session | None]:
-        with self._session(part, [] if read in part.reads else [read], arrays) as session:
-            yield session
 
     @contextmanager
     def _session(self, part: Segment, gives: list[str], arrays: Mapping[str, np.ndarray]) -> Iterator[Session | None]:
@@ -223,7 +244,3 @@ def _written(attribute: onnx_ir.Attr) -> str:
     if attribute.type == onnx_ir.AttributeType.TENSOR:
         return hashlib.sha256(attribute.as_tensor().tobytes()).hexdigest()
     return repr(attribute.value)
-
-
-def _value(session: Session | None, batch: Arrays, name: str) -> np.ndarray:
-    return batch[name] if session is None else fed(session, batch)[name]

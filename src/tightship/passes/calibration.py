@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter, defaultdict, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,13 +24,13 @@ from tightship.core.specs import TensorSpec
 from tightship.core.target import Target
 from tightship.engines.onnxruntime import OnnxRuntime
 from tightship.errors import DatasetError, DatasetMismatch, InvalidModel
+from tightship.passes.channel_scales import ChannelStatistics
+from tightship.passes.histogram import Histogram, Method
 
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["Histogram", "Method", "observe_ranges"]
-
-Method = Literal["minmax", "percentile"]
+__all__ = ["observe_channels", "observe_ranges"]
 
 _NEVER_NEGATIVE = frozenset({"Abs", "Exp", "HardSigmoid", "Relu", "Sigmoid", "Softmax", "Softplus", "Sqrt"})
 
@@ -44,8 +44,6 @@ _FINITE_FROM_FINITE = frozenset(
 _SLOW_FUSIONS = ("SkipLayerNormFusion",)
 """Its kernel took seven times as long as those it replaces (ONNX Runtime 1.31, AVX2): 4 % of all time on BERT-base."""
 
-_LEAST_EXPONENT = -100
-
 _MOST_ITEM_ELEMENTS = 2**18
 _MOST_WEIGHT_BYTES = 2**22
 _MOST_ITEMS = 16
@@ -58,18 +56,37 @@ def observe_ranges(
     data: Dataset | None,
     method: Method = "minmax",
     percentile: float = 99.99,
+    symmetric: bool = False,
     progress: Progress = SILENT,
 ) -> dict[str, list[float]]:
     """Return `[low, high]`, `low <= 0 <= high`, of each named float tensor of the main graph over all items of `data`.
 
-    `minmax` takes the smallest and largest value, `percentile` the range that holds this percentage of all values, half
-    of the others lying on either side of it; both widen it to hold zero, which quantization must represent exactly.
-    Memory does not depend on the number of items. Raises `DatasetError` without data, `InvalidModel` naming the tensor
+    `Histogram.range` says what the methods are; all hold zero, which quantization must represent exactly. Memory does
+    not depend on the number of items. Raises `DatasetError` without data, `InvalidModel` naming the tensor
     that holds NaN or infinity.
     """
+    watch = _Extremes() if method == "minmax" else _Histograms(method, percentile, symmetric)
+    _observe(graph, names, data, watch, progress)
+    return watch.ranges()
+
+
+def observe_channels(
+    graph: onnx_ir.Model, axes: Mapping[str, int], data: Dataset | None, progress: Progress = SILENT
+) -> dict[str, ChannelStatistics]:
+    """Return what the channels of each named tensor, along its axis, reach over all items; raises as `observe_ranges`.
+
+    Memory does not depend on the number of items.
+    """
+    watch = _Channels(axes)
+    _observe(graph, list(axes), data, watch, progress)
+    return watch.statistics()
+
+
+def _observe(
+    graph: onnx_ir.Model, names: Sequence[str], data: Dataset | None, watch: _Watch, progress: Progress
+) -> None:
     if data is None:
         raise DatasetError("calibration needs data and got none: give representative inputs, 100 items or more")
-    watch: _Watch = _Extremes() if method == "minmax" else _Histograms(percentile)
     watched = graph.clone()
     watch.extend(watched, names)
     _cut(watched, watch.outputs)
@@ -85,7 +102,6 @@ def observe_ranges(
             advance(feed.n_items)
     if not n_items:
         raise DatasetError(f"{data.name}: calibration needs data and found no item; give 100 items or more")
-    return watch.ranges()
 
 
 def _in_parallel(fed: Iterable[Feed], session: Session, n_runs: int) -> Iterator[tuple[Feed, Arrays]]:
@@ -117,10 +133,6 @@ class _Watch(ABC):
     @abstractmethod
     def update(self, outputs: Arrays) -> None:
         """Take the outputs of one run."""
-
-    @abstractmethod
-    def ranges(self) -> dict[str, list[float]]:
-        """Return `[low, high]` by tensor name."""
 
 
 class _Extremes(_Watch):
@@ -162,22 +174,55 @@ class _Extremes(_Watch):
         return self._ranges
 
 
-class _Histograms(_Watch):
-    """x -> x: the values themselves leave the session, one batch at a time, and are counted."""
+class _Values(_Watch):
+    """x -> x: the values themselves leave the session, one batch at a time."""
 
-    def __init__(self, percentile: float) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._percentile = percentile
-        self._histograms: dict[str, Histogram] = {}
         self._names: dict[str, str] = {}
 
     def extend(self, graph: onnx_ir.Model, names: Sequence[str]) -> None:
         for value in _values(graph, names):
             output = _computed(value, "Identity", {})
-            self._histograms[value.name] = Histogram()
             self._names[output.name] = value.name
             self.outputs.append(output)
         _append(graph, self.outputs)
+
+
+class _Channels(_Values):
+    def __init__(self, axes: Mapping[str, int]) -> None:
+        super().__init__()
+        self._axes = axes
+        self._found: dict[str, ChannelStatistics] = {}
+        self._counts: Counter[str] = Counter()
+
+    def update(self, outputs: Arrays) -> None:
+        for output, array in outputs.items():
+            name = self._names[output]
+            rows = np.moveaxis(array, self._axes[name], -1).reshape(-1, array.shape[self._axes[name]])
+            low, high = np.minimum(rows.min(axis=0), 0), np.maximum(rows.max(axis=0), 0)
+            if not np.isfinite(low + high).all():
+                raise _not_finite(name)
+            # A running mean, of which the new rows are this share.
+            self._counts[name] += len(rows)
+            new = len(rows) / self._counts[name]
+            power = np.einsum("rc,rc->c", rows, rows, dtype=np.float64) / len(rows)
+            known = self._found.get(name, ChannelStatistics(low, high, power))
+            self._found[name] = ChannelStatistics(
+                np.minimum(known.low, low),
+                np.maximum(known.high, high),
+                (1 - new) * known.mean_square + new * power,
+            )
+
+    def statistics(self) -> dict[str, ChannelStatistics]:
+        return self._found
+
+
+class _Histograms(_Values):
+    def __init__(self, method: Method, percentile: float, symmetric: bool) -> None:
+        super().__init__()
+        self._rule = method, percentile, symmetric
+        self._histograms: defaultdict[str, Histogram] = defaultdict(Histogram)
 
     def update(self, outputs: Arrays) -> None:
         for output, array in outputs.items():
@@ -186,61 +231,7 @@ class _Histograms(_Watch):
                 raise _not_finite(name)
 
     def ranges(self) -> dict[str, list[float]]:
-        return {name: list(histogram.range(self._percentile)) for name, histogram in self._histograms.items()}
-
-
-class Histogram:
-    """Counts of values in equal bins over `[-2**k, 2**k)`; neighbouring bins merge when k grows.
-
-    Bin edges are exact binary fractions, so the counts depend on the values alone, not on their order or batches.
-    """
-
-    n_bins = 8192
-
-    def __init__(self) -> None:
-        self.counts = np.zeros(self.n_bins, dtype=np.int64)
-        self._exponent: int | None = None
-        self._low = self._high = 0.0
-
-    def add(self, values: np.ndarray) -> bool:
-        """Count all elements of a float32 array; return False, having counted none, where one is NaN or infinite."""
-        if values.size == 0:
-            return True
-        low, high = float(values.min()), float(values.max())
-        if not (math.isfinite(low) and math.isfinite(high)):
-            return False
-        self._low, self._high = min(low, self._low), max(high, self._high)
-        if low == high == 0:
-            self.counts[self.n_bins // 2] += values.size
-            return True
-        exponent = self._reach(max(-low, high))
-        bins = values.reshape(-1) * np.float32(self.n_bins // 2 * 2.0**-exponent)
-        np.floor(bins, out=bins)
-        self.counts += np.bincount(bins.astype(np.int64) + self.n_bins // 2, minlength=self.n_bins)
-        return True
-
-    def range(self, percentile: float) -> tuple[float, float]:
-        """Return the bins' outer edges beyond which at most half of the other values lie on either side, and zero."""
-        if self._exponent is None:
-            return 0.0, 0.0
-        width = 2.0 * 2.0**self._exponent / self.n_bins
-        cumulated = np.cumsum(self.counts)
-        left_out = cumulated[-1] * (100.0 - percentile) / 200.0
-        first = int(np.searchsorted(cumulated, left_out, side="right"))
-        last = int(np.searchsorted(cumulated, cumulated[-1] - left_out, side="left"))
-        low, high = (first - self.n_bins // 2) * width, (last + 1 - self.n_bins // 2) * width
-        return min(max(low, self._low), 0.0), max(min(high, self._high), 0.0)
-
-    def _reach(self, peak: float) -> int:
-        """Merge bins until they reach beyond `peak`; return k."""
-        wanted = max(math.frexp(peak)[1], _LEAST_EXPONENT)
-        if self._exponent is None:
-            self._exponent = wanted
-        while self._exponent < wanted:
-            merged = self.counts.reshape(-1, 2).sum(axis=1)
-            self.counts = np.pad(merged, self.n_bins // 4)
-            self._exponent += 1
-        return self._exponent
+        return {name: list(self._histograms[name].range(*self._rule)) for name in self._names.values()}
 
 
 def _values(graph: onnx_ir.Model, names: Sequence[str]) -> list[onnx_ir.Value]:

@@ -31,7 +31,6 @@ class Linear:
     node: onnx_ir.Node
     weight: onnx_ir.Value
     transposed: bool
-    bias: onnx_ir.Value | None
 
     @property
     def name(self) -> str:
@@ -40,6 +39,11 @@ class Linear:
     @property
     def x(self) -> onnx_ir.Value:
         return self.node.inputs[0]
+
+    @property
+    def bias(self) -> onnx_ir.Value | None:
+        """Read when asked for: where another product computes it, that may have been replaced meanwhile."""
+        return self.node.inputs[2] if len(self.node.inputs) > 2 else None
 
     @property
     def operator(self) -> Operator:
@@ -67,13 +71,13 @@ def _linear(node: onnx_ir.Node) -> Linear | None:
         return None
     weight, transposed = stored
     if node.op_type == "MatMul":
-        return Linear(node, weight, transposed, None)
+        return Linear(node, weight, transposed)
     if node.attributes.get_int("transA", 0) or node.attributes.get_float("alpha", 1.0) != 1.0:
         return None
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     if bias is not None and node.attributes.get_float("beta", 1.0) != 1.0:
         return None
-    return Linear(node, weight, transposed != bool(node.attributes.get_int("transB", 0)), bias)
+    return Linear(node, weight, transposed != bool(node.attributes.get_int("transB", 0)))
 
 
 def _stored(value: onnx_ir.Value | None) -> tuple[onnx_ir.Value, bool] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,19 +28,36 @@ from tightship.passes.quantize import (
 if TYPE_CHECKING:
     import onnx_ir
 
-__all__ = ["Grid", "write_qdq"]
+__all__ = ["Grid", "bias_key", "codes_key", "write_qdq"]
 
 _BIAS = 2
 """Index of the bias among the inputs of Conv and Gemm."""
 
+_LEAST_FACTOR_BITS = 7
+"""Of the second operand of a product of two activations; fewer bits are for weights."""
+
 
 @dataclass(frozen=True)
 class Grid:
-    """Which integers are used: the type of activations, the bits of weights and factors, scales per channel or not."""
+    """Which integers are used: the type of activations, the bits of weights, scales per channel or not, and whether
+    activations that may be negative have their zero in the middle of the integers."""
 
     activation: IntegerType
     weight_bits: int
     per_channel: bool
+    symmetric: bool = False
+    packed: bool = False
+    """Whether weights of 4 bits are stored in 4 bits."""
+
+
+def bias_key(node: onnx_ir.Node) -> str:
+    """Return the name under which statistics hold the mean error of an operator's channels, which its bias takes up."""
+    return f"{operator_name(node)}/mean error"
+
+
+def codes_key(value: onnx_ir.Value) -> str:
+    """Return the name under which statistics hold the codes of a weight, where they are not the nearest ones."""
+    return f"{value.name}/codes"
 
 
 def write_qdq(graph: onnx_ir.Model, placement: Placement, statistics: Statistics, grid: Grid) -> None:
@@ -92,8 +109,12 @@ class _Writer:
         value -> readers                       becomes    value -> QuantizeLinear -> DequantizeLinear -> readers
         source -> Relu -> value -> readers     becomes    source -> QuantizeLinear -> DequantizeLinear -> readers
         """
-        affine = self._affine[value] = affine_of_range(*self._range(value), self._grid.activation)
         source = self._placement.resident.get(value)
+        low, high = self._range(value)
+        cut_off = source not in (None, value)  # where a Clip went, both ends of the range do its work
+        if self._grid.symmetric and low < 0 and not cut_off:
+            low, high = min(low, -high), max(high, -low)
+        affine = self._affine[value] = affine_of_range(low, high, self._grid.activation)
         if source is None:
             self._hand_out(value, "activation", self._quantized(value, affine, value.name))
             return
@@ -106,7 +127,7 @@ class _Writer:
             self._graph.graph.remove(value.producer(), safe=True)
 
     def _factor(self, value: onnx_ir.Value) -> None:
-        affine = symmetric_of_range(*self._range(value), self._grid.weight_bits)
+        affine = symmetric_of_range(*self._range(value), max(self._grid.weight_bits, _LEAST_FACTOR_BITS))
         source = self._read_back.get(value, value)
         self._hand_out(value, "factor", self._quantized(source, affine, f"{value.name}/factor"))
 
@@ -119,7 +140,9 @@ class _Writer:
             axis, floor = None, np.max(floor)
         tensor = known_constant(value).numpy()
         quantized = quantize_weight(tensor, axis, self._grid.weight_bits, floor, value.name)
-        read_back = self._stored(quantized, value.name, reads[0].node)
+        if codes_key(value) in self._statistics:
+            quantized = replace(quantized, values=self._statistics[codes_key(value)])
+        read_back = self._stored(quantized, value.name, reads[0].node, self._grid.packed)
         for read in reads:
             read.node.replace_input_with(read.slot.index, read_back)
             bias = biases[read.node]
@@ -149,6 +172,8 @@ class _Writer:
 
     def _bias(self, node: onnx_ir.Node, bias: np.ndarray, weight_scale: np.ndarray) -> None:
         old = node.inputs[_BIAS]
+        if bias_key(node) in self._statistics:
+            bias = bias - self._statistics[bias_key(node)]
         quantized = quantize_bias(bias, self._input_scale(node), weight_scale)
         node.replace_input_with(_BIAS, self._stored(quantized, f"{operator_name(node)}/bias", node))
         drop_unused(old)
@@ -188,14 +213,33 @@ class _Writer:
             self._graph.graph.insert_after(producer, [quantize, read_back])
         return _typed_like(value, read_back.outputs[0])
 
-    def _stored(self, tensor: QuantizedTensor, name: str, reader: onnx_ir.Node) -> onnx_ir.Value:
+    def _stored(self, tensor: QuantizedTensor, name: str, reader: onnx_ir.Node, packed: bool = False) -> onnx_ir.Value:
         """Store integers as an initializer, with a DequantizeLinear before its first reader; return what is read."""
         integers = add_constant(self._graph, _fresh(f"{name}/quantized", self._taken), tensor.values)
+        if packed:
+            integers = self._unpacked(integers, reader)
         scale, zero_point = self._constants(tensor.affine, name)
         axis = {} if tensor.axis is None else {"axis": tensor.axis}
         node = self._node("DequantizeLinear", [integers, scale, zero_point], f"{name}/dequantize", axis)
         self._graph.graph.insert_before(reader, node)
         return node.outputs[0]
+
+    def _unpacked(self, integers: onnx_ir.Value, reader: onnx_ir.Node) -> onnx_ir.Value:
+        """Store integers in 4 bits and read them as int8.
+
+        int4 -> Cast to int8 ->        Engines compute the Cast as they load the model. DequantizeLinear of int4 itself
+        keeps ONNX Runtime and OpenVINO from computing in integers.
+        """
+        import onnx_ir
+
+        tensor = known_constant(integers)
+        integers.const_value = onnx_ir.Tensor(tensor.numpy(), dtype=onnx_ir.DataType.INT4, name=integers.name)
+        integers.dtype = onnx_ir.DataType.INT4
+        cast = self._node("Cast", [integers], f"{integers.name}/int8", {"to": int(onnx_ir.DataType.INT8)})
+        cast.outputs[0].dtype = onnx_ir.DataType.INT8
+        cast.outputs[0].shape = integers.shape
+        self._graph.graph.insert_before(reader, cast)
+        return cast.outputs[0]
 
     def _constants(self, affine: Affine, name: str) -> tuple[onnx_ir.Value, onnx_ir.Value]:
         scale = add_constant(self._graph, _fresh(f"{name}/scale", self._taken), affine.scale)

@@ -38,6 +38,12 @@ _BIAS_LIMIT = 2.0**30
 
 _SLAB_ELEMENTS = 2**17
 
+_LARGEST = {4: 7, 7: 64, 8: 127}
+
+_CLIPPED_BITS = 4
+_SHRINKS = (1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6)
+"""Fractions of a channel's range to try at few bits: cutting the largest weights rounds all others more finely."""
+
 _WITHOUT_SATURATION = {"avx_vnni", "avx512_vnni", "amx_int8", "asimddp"}
 
 
@@ -106,7 +112,8 @@ def quantize_weight(
 ) -> QuantizedTensor:
     """Quantize a float weight symmetrically to int8, each slice along `axis` with its own scale (None: one for all).
 
-    The integers are -127..127 (7 bits: -64..64). `floor`, scalar or `[channels]`, is the least scale: `bias_floor`.
+    The integers are -127..127 (7 bits: -64..64; 4 bits: -7..7, where cutting off the largest weights is tried).
+    `floor`, scalar or `[channels]`, is the least scale: `bias_floor`.
     Raises `InvalidModel` that names the weight where it holds NaN or infinity.
     """
     peak = _peak(weight, axis)
@@ -114,9 +121,13 @@ def quantize_weight(
         raise InvalidModel(
             f"weight {name!r} holds NaN or infinite values; expected finite numbers, retrain or repair it"
         )
+    weight = weight.astype(np.float32, copy=False)
+    if bits <= _CLIPPED_BITS:
+        peak = peak * _best_shrink(weight, axis, peak, bits)
     scale = np.asarray(np.maximum(peak / _largest(bits), np.maximum(floor, SMALLEST_SCALE)), dtype=np.float32)
     affine = Affine(scale, np.zeros(scale.shape, dtype=np.int8))
-    return QuantizedTensor(quantize(weight.astype(np.float32, copy=False), affine, axis), affine, axis)
+    values = quantize(weight, affine, axis)
+    return QuantizedTensor(np.clip(values, -_largest(bits), _largest(bits), out=values), affine, axis)
 
 
 def bias_floor(bias: np.ndarray, input_scale: np.ndarray) -> np.ndarray:
@@ -152,9 +163,22 @@ def _nearest(scaled: np.ndarray, zero_point: np.ndarray) -> np.ndarray:
 
 
 def _largest(bits: int) -> int:
-    if bits not in (7, 8):
-        raise UsageError(f"weights are quantized to 7 or 8 bits here, found {bits}")
-    return 64 if bits == 7 else 127
+    if bits not in _LARGEST:
+        raise UsageError(f"weights are quantized to 4, 7 or 8 bits here, found {bits}")
+    return _LARGEST[bits]
+
+
+def _best_shrink(weight: np.ndarray, axis: int | None, peak: np.ndarray, bits: int) -> np.ndarray:
+    """Return the fraction of each slice's range, of a few, whose rounding has the least squared error."""
+    others = None if axis is None else tuple(i for i in range(weight.ndim) if i != axis % weight.ndim)
+    best, least = np.ones_like(peak), np.full_like(peak, np.inf)
+    largest = _largest(bits)
+    for shrink in _SHRINKS:
+        scale = _along(np.maximum(peak * shrink / largest, SMALLEST_SCALE).astype(np.float32), axis, weight.ndim)
+        rounded = np.clip(np.rint(weight / scale), -largest, largest) * scale
+        error = np.square(rounded - weight).sum(axis=others)
+        best, least = np.where(error < least, shrink, best), np.minimum(error, least)
+    return best
 
 
 def _peak(weight: np.ndarray, axis: int | None) -> np.ndarray:

@@ -17,7 +17,7 @@ class Stream:
     """Batches of named arrays in the files of a folder. It is read many times and written once."""
 
     def __init__(self, folder: Path, n_batches: int) -> None:
-        self._folder = folder
+        self.folder = folder
         self.n_batches = n_batches
 
     @classmethod
@@ -35,7 +35,7 @@ class Stream:
 
     def batch(self, index: int) -> Arrays:
         """Read one batch."""
-        with np.load(_file(self._folder, index)) as file:
+        with np.load(_file(self.folder, index)) as file:
             return {name[1:]: file[name] for name in file.files}
 
     def through(self, session: Session | None, gives: Sequence[str], folder: Path) -> Stream:
@@ -43,19 +43,20 @@ class Stream:
 
         `session` is None where nothing is computed. The old files are removed.
         """
-        moved = Stream.write(folder, (_moved(batch, session, gives) for batch in self))
-        shutil.rmtree(self._folder)
+        moved = self.seen(session, gives, folder)
+        shutil.rmtree(self.folder)
         return moved
 
-
-def fed(session: Session, batch: Arrays) -> Arrays:
-    """Run a session on those arrays of a batch that it reads."""
-    return session.run({spec.name: batch[spec.name] for spec in session.inputs})
+    def seen(self, session: Session | None, gives: Sequence[str], folder: Path) -> Stream:
+        """Do the same as `through`, the old files staying."""
+        return Stream.write(folder, (_moved(batch, session, gives) for batch in self))
 
 
 def _moved(batch: Arrays, session: Session | None, gives: Sequence[str]) -> Arrays:
-    known = batch if session is None else {**batch, **fed(session, batch)}
-    return {name: known[name] for name in gives}
+    if session is None:
+        return {name: batch[name] for name in gives}
+    made = session.run({spec.name: batch[spec.name] for spec in session.inputs})
+    return {name: made[name] if name in made else batch[name] for name in gives}
 
 
 def _file(folder: Path, index: int) -> Path:

@@ -45,8 +45,8 @@ class DistillationSettings:
 
     steps: int = 120
     batch: int = 2
-    learning_rate: float = 5e-3
-    scale_learning_rate: float = 2e-3
+    learning_rate: float = 1e-3
+    scale_learning_rate: float = 5e-3
     held_out: float = 0.2
     evaluations: int = 6
     seed: int = 0

@@ -11,10 +11,12 @@ from tightship.core.model import Model
 from tightship.core.passes import Pass, Quantizer
 from tightship.core.recipe import Recipe
 from tightship.core.target import Target
+from tightship.passes.equalize import Equalize
 from tightship.passes.int8_dynamic import Int8Dynamic
 from tightship.passes.int8_static import Int8Static
 from tightship.passes.quantize import fast_weight_bits
 from tightship.passes.simplify import Simplify
+from tightship.passes.smooth import Smooth
 from tightship.passes.weight_only import WeightOnly
 
 __all__ = ["Proposal", "compressed", "free", "targets", "variants"]
@@ -79,21 +81,26 @@ def compressed(model: Model, settings: Sequence[Target], calibrated: bool) -> tu
     `settings` holds the best target of each engine; `calibrated` says whether there is calibration data.
     """
     return tuple(
-        Proposal(Recipe((Simplify(), entry)), target)
+        Proposal(Recipe((Simplify(), *passes)), target)
         for target in settings
-        for entry in _recipes(target.engine)
-        if (calibrated or entry.data == "none") and _worthwhile(entry, model)
+        for passes in _recipes(target.engine)
+        if (calibrated or all(entry.data == "none" for entry in passes)) and _worthwhile(passes, model)
     )
 
 
-def _recipes(engine: str) -> tuple[Pass, ...]:
-    weight_bits = fast_weight_bits(processor.features())
-    static, dynamic = Int8Static(weight_bits=weight_bits), Int8Dynamic(weight_bits=weight_bits)
-    weights = (WeightOnly(bits=8, block=128), WeightOnly(bits=4))
-    if engine == "onnxruntime":
-        return (static, dynamic, *weights)
-    return (static, *weights)
+def _recipes(engine: str) -> tuple[tuple[Pass, ...], ...]:
+    """Return what to try behind `simplify`; a quantizer comes last.
+
+    Static int8 is tried twice, plainly and with all that makes it more accurate at the same speed: the plain one takes
+    graphs that the other cannot go through operator by operator.
+    """
+    bits = fast_weight_bits(processor.features())
+    accurate = Int8Static(weight_bits=bits, ranges="mse", rounding="gptq", correct_biases=True)
+    static: tuple[tuple[Pass, ...], ...] = ((Int8Static(weight_bits=bits),), (Equalize(), Smooth(), accurate))
+    weights = ((WeightOnly(bits=8, block=128),), (WeightOnly(bits=4),))
+    dynamic = ((Int8Dynamic(weight_bits=bits),),) if engine == "onnxruntime" else ()
+    return (*static, *dynamic, *weights)
 
 
-def _worthwhile(entry: Pass, model: Model) -> bool:
-    return not isinstance(entry, Quantizer) or bool(entry.operators(model))
+def _worthwhile(passes: Sequence[Pass], model: Model) -> bool:
+    return all(not isinstance(entry, Quantizer) or bool(entry.operators(model)) for entry in passes)

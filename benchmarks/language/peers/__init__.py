@@ -1,0 +1,1 @@
+"""Scripts that run in an environment of their own, made by `make peers`: float weights in, codes out."""
