@@ -9,6 +9,10 @@ import numpy as np
 import tightship as ts
 from tests.passes.blocks import correlated, decoder
 from tightship.core.graph import to_bytes
+from tightship.core.passes import Quantizer
+from tightship.passes.int8_static import Int8Static
+from tightship.passes.weight_only import WeightOnly
+from tightship.search.candidates import better
 
 
 def test_weights_rounded_to_nearest_that_lose_too_much_are_rounded_by_error_feedback(tmp_path: Path) -> None:
@@ -25,3 +29,13 @@ def test_weights_rounded_to_nearest_that_lose_too_much_are_rounded_by_error_feed
     better = next(name for name in verdicts if "low-bit(block=32) @" in name)
     assert verdicts[nearest] != "accepted"
     assert verdicts[better] in ("accepted", "chosen")
+
+
+def test_a_method_is_bettered_once_and_keeps_its_codes() -> None:
+    for plain in (Int8Static(weight_bits=8), WeightOnly(bits=4)):
+        *before, last = better(plain)
+        assert all(entry.lossless for entry in before)
+        assert isinstance(last, Quantizer) and better(last) == ()
+    assert isinstance(better(Int8Static(weight_bits=8))[-1], Int8Static)
+    assert better(Int8Static(weight_bits=8))[-1].step.parameters["weight_bits"] == 8
+    assert better(WeightOnly(bits=8)) == ()

@@ -14,12 +14,13 @@ from tightship.core.target import Target
 from tightship.passes.equalize import Equalize
 from tightship.passes.int8_dynamic import Int8Dynamic
 from tightship.passes.int8_static import Int8Static
+from tightship.passes.low_bit import LowBit
 from tightship.passes.quantize import fast_weight_bits
 from tightship.passes.simplify import Simplify
 from tightship.passes.smooth import Smooth
 from tightship.passes.weight_only import WeightOnly
 
-__all__ = ["Proposal", "compressed", "free", "targets", "variants"]
+__all__ = ["Proposal", "better", "compressed", "free", "targets", "variants"]
 
 SIMPLIFIED = Recipe((Simplify(),))
 
@@ -91,15 +92,21 @@ def compressed(model: Model, settings: Sequence[Target], calibrated: bool) -> tu
 def _recipes(engine: str) -> tuple[tuple[Pass, ...], ...]:
     """Return what to try behind `simplify`; a quantizer comes last.
 
-    Static int8 is tried twice, plainly and with all that makes it more accurate at the same speed: the plain one takes
-    graphs that the other cannot go through operator by operator.
+    Each kind of codes is tried in the way that takes least to find; `better` is for those that pay and lose too much.
     """
     bits = fast_weight_bits(processor.features())
-    accurate = Int8Static(weight_bits=bits, ranges="mse", rounding="gptq", correct_biases=True)
-    static: tuple[tuple[Pass, ...], ...] = ((Int8Static(weight_bits=bits),), (Equalize(), Smooth(), accurate))
-    weights = ((WeightOnly(bits=8, block=128),), (WeightOnly(bits=4),))
     dynamic = ((Int8Dynamic(weight_bits=bits),),) if engine == "onnxruntime" else ()
-    return (*static, *dynamic, *weights)
+    return ((Int8Static(weight_bits=bits),), *dynamic, (WeightOnly(bits=8, block=128),), (WeightOnly(bits=4),))
+
+
+def better(quantizer: Quantizer) -> tuple[Pass, ...]:
+    """Return what finds the same codes by a method that takes longer, to put in its place; nothing if there is none."""
+    if isinstance(quantizer, WeightOnly) and quantizer.bits < 8:
+        return (LowBit(bits=quantizer.bits, block=quantizer.block, symmetric=quantizer.symmetric),)
+    if isinstance(quantizer, Int8Static) and quantizer == Int8Static(weight_bits=quantizer.weight_bits):
+        accurate = replace(quantizer, ranges="mse", rounding="gptq", correct_biases=True)
+        return (Equalize(), Smooth(), accurate)
+    return ()
 
 
 def _worthwhile(passes: Sequence[Pass], model: Model) -> bool:

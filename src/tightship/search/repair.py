@@ -10,11 +10,9 @@ from tightship.core.budget import Budget
 from tightship.core.plan import Sensitivity
 from tightship.core.recipe import Recipe
 from tightship.errors import TightshipError
-from tightship.passes.low_bit import LowBit
-from tightship.passes.weight_only import WeightOnly
 from tightship.search import judge
 from tightship.search.attempt import attempt
-from tightship.search.candidates import Proposal
+from tightship.search.candidates import Proposal, better
 from tightship.search.quality import Examiner
 from tightship.search.sensitivity import sensitivity
 from tightship.search.trial import Trial
@@ -65,11 +63,9 @@ def repair(
 
 def _better_methods(failing: Trial, calibrated: bool) -> Iterator[Proposal]:
     """Yield the same codes found by a method that takes longer: not worth it before they are known to pay."""
-    quantizer = failing.quantizer
-    if isinstance(quantizer, WeightOnly) and calibrated and quantizer.bits < 8:
-        better = LowBit(bits=quantizer.bits, block=quantizer.block, symmetric=quantizer.symmetric)
-        passes = (*failing.proposal.recipe.passes[:-1], better)
-        yield Proposal(Recipe(passes), failing.proposal.target)
+    passes = better(failing.quantizer) if failing.quantizer is not None and calibrated else ()
+    if passes:
+        yield Proposal(Recipe((*failing.proposal.recipe.passes[:-1], *passes)), failing.proposal.target)
 
 
 def _worth_repairing(trials: Sequence[Trial], budget: Budget) -> list[Trial]:
