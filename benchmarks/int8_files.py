@@ -28,6 +28,7 @@ from tightship.core.target import Target
 from tightship.passes.equalize import Equalize
 from tightship.passes.int8_static import Int8Static
 from tightship.passes.simplify import Simplify
+from tightship.passes.weight_only import WeightOnly
 
 WANTED = 0.5
 HALF_A_STEP = 0.51
@@ -120,15 +121,20 @@ def _equalized(setting: Setting) -> Setting:
 
 
 DEFAULT = _seven("")
+_ACCURATE: dict[str, Any] = {"ranges": "mse", "rounding": "gptq", "correct_biases": True}
 SETTINGS = (
     DEFAULT,
-    _seven(", mse, biases", ranges="mse", correct_biases=True),
+    _seven(", accurate", **_ACCURATE),
+    _equalized(_seven(", accurate", **_ACCURATE)),
     _eight(""),
-    _eight(", mse", ranges="mse"),
-    _eight(", biases", correct_biases=True),
-    _eight(", mse, biases", ranges="mse", correct_biases=True),
-    _equalized(_eight(", mse, biases", ranges="mse", correct_biases=True)),
+    _eight(", accurate", **_ACCURATE),
+    _equalized(_eight(", accurate", **_ACCURATE)),
 )
+"""Accurate: ranges by least squares, codes by error feedback, corrected biases."""
+
+WEIGHTS_ALONE = Setting("8 bits, weights alone", (WeightOnly(bits=8),), exact=True)
+"""Activations stay float, as in the dynamic-range files of DTLN's authors and of TensorFlow between their products."""
+
 N_CHOOSING = 32
 """Calibration items that choose among the settings."""
 
@@ -193,7 +199,7 @@ def measured_dtln() -> dict[str, Any]:
     parts = (samples[: 4 * SAMPLE_RATE], dtln.noisy_speech())
     known = [dtln.denoised(float_stages, part) for part in parts]
     tried = {}
-    for setting in SETTINGS:
+    for setting in (*SETTINGS, WEIGHTS_ALONE):
         files = [
             quantize(model, setting, arrays, path.parent) for (model, path), arrays in zip(graphs, seen, strict=True)
         ]
