@@ -182,6 +182,7 @@ def doctor(found: Diagnosis) -> RenderableType:
 def recipes(passes: Mapping[str, type[Pass]]) -> RenderableType:
     """The table of passes with their fields."""
     table = _table("passes", ("pass", "data", "outputs", "fields (defaults)", "what it does"))
+    table.columns[3].min_width = max(len(field.name) for entry in passes.values() for field in fields(entry))
     for name, entry in passes.items():
         own = "\n".join(f"{field.name} = {field.default!r}" for field in fields(entry))
         first = (entry.__doc__ or "").strip().partition("\n")[0]

@@ -107,7 +107,7 @@ def _extent(name: str, entry: Any, data_start: int) -> Extent:
         if len(entry) != 3 or type(start) is not int or type(end) is not int or not 0 <= start <= end:
             raise ValueError(f"offsets {str(entry)[:80]}")
         if len(shape) > _MAX_AXES or not all(type(dim) is int and 0 <= dim <= _MAX_BYTES for dim in shape):
-            raise ValueError(f"shape {str(shape)[:80]}")
+            raise InvalidModel(f"tensor {name[:80]!r}: shape {str(shape)[:80]} is not possible")
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidModel(f"tensor {name[:80]!r} has no sound entry in the header: {str(entry)[:120]}") from error
     wanted = -(-math.prod(shape) * n_bits // 8)
