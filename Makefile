@@ -30,6 +30,12 @@ $(VENV)/.bench: $(VENV)/.dev
 	@echo '*' > .interop/.gitignore
 	@touch $@
 
+.clients/.made:
+	@test -x .clients/bin/python || $(PYTHON) -m venv .clients
+	@echo '*' > .clients/.gitignore
+	.clients/bin/python -m pip install --quiet 'tritonclient[http,grpc]' kserve schemathesis
+	@touch $@
+
 .peers/.made: $(VENV)/.bench
 	@test -x .peers/bin/python || $(BIN)/python -m venv .peers
 	@echo '*' > .peers/.gitignore

@@ -24,12 +24,12 @@ from onnx import helper, numpy_helper
 
 from benchmarks.report import finish
 from tightship import api
-from tightship.api.opening import Keys
 from tightship.core.target import Target
 from tightship.package import Manifest, PackedArtifact, recipient_slots
 from tightship.package.assembly import write_package
 from tightship.package.envelope import Envelope
 from tightship.package.keys import new_key, write_pair
+from tightship.package.opening import Keys
 from tightship.package.recipients import unwrap, wrap
 
 PAYLOAD_BYTES = 10**9

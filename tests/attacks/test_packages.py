@@ -19,7 +19,6 @@ import pytest
 
 from tests import nets
 from tightship import api
-from tightship.api.opening import Keys
 from tightship.core.target import Target
 from tightship.errors import InvalidModel, PackageError, SealError, SignatureError, TightshipError
 from tightship.package import FileRecord, Manifest, PackedArtifact, open_package
@@ -28,6 +27,7 @@ from tightship.package.assembly import write_package
 from tightship.package.keys import new_key, write_pair
 from tightship.package.kinds import PrivateKey
 from tightship.package.manifest import Header, write_json
+from tightship.package.opening import Keys
 
 PEAK_BYTES = 32 * 2**20
 SECONDS = 5.0
@@ -351,7 +351,7 @@ def test_a_changed_model_is_refused_before_a_parser_sees_it(path: Path, monkeypa
     def changed(contents: dict[str, bytes]) -> dict[str, bytes]:
         return {**contents, MODEL: contents[MODEL][:-1] + b"\0"}
 
-    monkeypatch.setattr("tightship.api.opening.read_memory", lambda *_: pytest.fail("a parser saw it"))
+    monkeypatch.setattr("tightship.package.opening.read_memory", lambda *_: pytest.fail("a parser saw it"))
     repacked(path, changed)
     for way in (lambda: api.verify(path), lambda: api.run(path, "absent.npz", path.parent / "out.npz")):
         with pytest.raises(PackageError, match="was changed"):

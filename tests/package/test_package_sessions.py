@@ -10,12 +10,12 @@ import pytest
 
 from tests import nets
 from tightship import api, engines
-from tightship.api import opening
-from tightship.api.opening import Keys
 from tightship.core.target import Target
 from tightship.errors import UnsupportedError
+from tightship.package import opening
 from tightship.package.keys import new_key, write_pair
 from tightship.package.kinds import PrivateKey
+from tightship.package.opening import Keys
 
 
 @pytest.fixture(scope="module")

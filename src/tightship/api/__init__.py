@@ -27,7 +27,6 @@ from tightship.api.checking import check
 from tightship.api.compressing import compress
 from tightship.api.converting import convert, list_formats
 from tightship.api.inspecting import inspect
-from tightship.api.opening import Identity, Keys, Sigstore
 from tightship.api.optimizing import optimize
 from tightship.api.options import Options
 from tightship.api.packing import Keyless, diff, pack, rekey, sign, unpack, verify
@@ -35,6 +34,7 @@ from tightship.api.running import run
 from tightship.api.sharing import Access, export, pull, push
 from tightship.api.weighing import Weighed, weights
 from tightship.measure.doctor import examine as doctor
+from tightship.package.opening import Identity, Keys, Sigstore
 
 __all__ = [
     "Access",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 from tightship import engines
 from tightship.api import loading
-from tightship.api.opening import NO_KEYS, Keys
 from tightship.core.dataset import Dataset
 from tightship.core.feeds import feeds
 from tightship.core.measurement import Latency, Machine, Ratio
@@ -19,6 +18,7 @@ from tightship.core.target import Target
 from tightship.errors import EngineError, UsageError
 from tightship.measure.latency import time_interleaved
 from tightship.measure.machine import machine
+from tightship.package.opening import NO_KEYS, Keys
 from tightship.search import Source
 
 __all__ = ["BenchRow", "BenchTable", "bench"]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 from tightship.api import loading, locating
 from tightship.api.locating import Location
-from tightship.api.opening import NO_KEYS, Keys
 from tightship.core.dataset import Dataset
 from tightship.core.measurement import Agreement
 from tightship.core.progress import SILENT, Progress
 from tightship.measure import parity
+from tightship.package.opening import NO_KEYS, Keys
 from tightship.search import Source
 
 __all__ = ["Verdict", "check"]

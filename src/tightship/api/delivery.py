@@ -12,11 +12,11 @@ from pathlib import Path
 
 from tightship import formats, report
 from tightship.api import packing
-from tightship.api.opening import is_package
 from tightship.core import atomic
 from tightship.core.plan import Plan
 from tightship.core.recipe import Recipe
 from tightship.errors import OutputError
+from tightship.package.opening import is_package
 from tightship.search.trial import Trial
 from tightship.search.workshop import Workshop
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tightship.api import loading, opening
-from tightship.api.opening import NO_KEYS, Keys
+from tightship.api import loading
 from tightship.errors import TightshipError
 from tightship.measure.describe import Description, describe
-from tightship.package import Manifest
+from tightship.package import Manifest, opening
 from tightship.package.envelope import Envelope
+from tightship.package.opening import NO_KEYS, Keys
 from tightship.package.signing import Signer, claim, signer_hint
 
 __all__ = ["PackageDescription", "inspect", "inspect_package"]

@@ -11,7 +11,6 @@ import numpy as np
 import platformdirs
 
 from tightship import bridges, engines, formats
-from tightship.api.opening import NO_KEYS, Keys, is_package, read_packed
 from tightship.core import sources
 from tightship.core.dataset import Dataset
 from tightship.core.measurement import Agreement
@@ -23,6 +22,7 @@ from tightship.core.target import Target
 from tightship.errors import DatasetError, ParityError
 from tightship.measure import parity
 from tightship.measure.generate import generate
+from tightship.package.opening import NO_KEYS, Keys, is_package, read_packed
 from tightship.search import Source
 
 __all__ = ["Split", "data_for", "default_metric", "drawable", "graph_of", "read", "split_data", "store_at"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tightship.api.opening import NO_KEYS, Keys
 from tightship.core import atomic
 from tightship.core.progress import SILENT, Progress
 from tightship.errors import UsageError
@@ -21,6 +20,7 @@ from tightship.package.envelope import Envelope
 from tightship.package.keyless import Keyless
 from tightship.package.keys import PublicKey, load_passphrase, load_private, load_public
 from tightship.package.manifest import BOM, SIGNATURE
+from tightship.package.opening import NO_KEYS, Keys
 from tightship.package.recipients import Passphrase, unwrap, wrap
 from tightship.package.signing import Signer, SigningKey, claim
 

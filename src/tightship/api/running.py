@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tightship import engines
-from tightship.api import loading, opening
-from tightship.api.opening import NO_KEYS, Keys
+from tightship.api import loading
 from tightship.core import atomic, sources
 from tightship.core.dataset import Dataset
 from tightship.core.feeds import feeds
@@ -20,6 +19,8 @@ from tightship.core.session import Session
 from tightship.core.specs import TensorSpec
 from tightship.core.target import Target
 from tightship.errors import UsageError
+from tightship.package import opening
+from tightship.package.opening import NO_KEYS, Keys
 
 __all__ = ["Ran", "run"]
 

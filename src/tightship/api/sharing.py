@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from tightship.api.opening import NO_KEYS, Keys, is_package
 from tightship.errors import UsageError, nearest
 from tightship.package.exports import EXPORTS, Export, Exported, of_model, of_package, write_export
 from tightship.package.oci import Access, Pulled, Pushed, pull, push
+from tightship.package.opening import NO_KEYS, Keys, is_package
 
 __all__ = ["EXPORTS", "Access", "Exported", "Pulled", "Pushed", "export", "pull", "push"]
 

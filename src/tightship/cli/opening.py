@@ -52,7 +52,7 @@ def keys_options(command: Command) -> Command:
         offline: bool,
         **others: Any,
     ) -> Any:
-        from tightship.api.opening import Identity, Keys, Sigstore
+        from tightship.package.opening import Identity, Keys, Sigstore
 
         service = Sigstore(staging, trust_config, offline)
         expected = None
@@ -68,7 +68,7 @@ def opening_options(command: Command) -> Command:
 
     @wraps(command)
     def with_keys(*, key: str | None, passphrase_file: str | None, **others: Any) -> Any:
-        from tightship.api.opening import Keys
+        from tightship.package.opening import Keys
 
         return command(keys=Keys(key, passphrase_file), **others)
 

@@ -11,7 +11,7 @@ from tightship.cli.opening import keys_options
 from tightship.cli.progress import progress_bars
 
 if TYPE_CHECKING:
-    from tightship.api.opening import Keys
+    from tightship.package.opening import Keys
 
 __all__ = ["command"]
 

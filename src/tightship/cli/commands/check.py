@@ -13,7 +13,7 @@ from tightship.cli.progress import progress_bars
 from tightship.errors import ParityError
 
 if TYPE_CHECKING:
-    from tightship.api.opening import Keys
+    from tightship.package.opening import Keys
 
 __all__ = ["command"]
 

@@ -12,7 +12,7 @@ from tightship.cli.access import tell
 from tightship.cli.opening import keys_options
 
 if TYPE_CHECKING:
-    from tightship.api.opening import Keys
+    from tightship.package.opening import Keys
 
 __all__ = ["command"]
 

@@ -12,8 +12,8 @@ from tightship.cli.signing import signing_options
 from tightship.errors import UsageError
 
 if TYPE_CHECKING:
-    from tightship.api.opening import Keys
     from tightship.package.keyless import Keyless
+    from tightship.package.opening import Keys
 
 __all__ = ["command"]
 

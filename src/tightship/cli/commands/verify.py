@@ -10,7 +10,7 @@ from tightship.cli import output
 from tightship.cli.opening import keys_options
 
 if TYPE_CHECKING:
-    from tightship.api.opening import Keys
+    from tightship.package.opening import Keys
 
 __all__ = ["command"]
 
