@@ -233,12 +233,6 @@ def test_settings_that_change_the_meaning_are_not_dropped(tmp_path: Path) -> Non
     assert modernized(Path("m.h5"), two)["config"]["groups"] == 2
 
 
-def test_a_file_of_keras_1_names_the_way_out(tmp_path: Path) -> None:
-    config = {"class_name": "Sequential", "config": []}
-    with pytest.raises(UnsupportedError, match=r"written by Keras 1\.2\.2.*save it with Keras 2"):
-        read(legacy(tmp_path / "old.h5", config, "1.2.2"))
-
-
 # Written files
 
 

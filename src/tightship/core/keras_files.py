@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import json
 import re
 import tempfile
 import zipfile
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tightship.core.hdf5 import check_hdf5
 from tightship.core.keras_config import LAMBDA, check_config, parse_config
+from tightship.core.keras_first import convolves, renamed, reordered
+from tightship.core.keras_hard_sigmoid import hard_sigmoids_written_out, steepen
 from tightship.core.keras_legacy import modernized
 from tightship.core.keras_model import from_keras
-from tightship.core.model import Model
+from tightship.core.model import Model, Step
 from tightship.core.tensorflow_runtime import quiet_tensorflow, require_keras
 from tightship.errors import InvalidModel, UnsupportedError
 
@@ -56,21 +60,29 @@ def read_h5(path: Path, trusted: Sequence[str] = ()) -> Model:
     facts = check_hdf5(path)
     if not facts["model_config"]:
         raise InvalidModel(_no_network(path, facts))
-    if facts["keras_version"].startswith(("0.", "1.")):
-        raise UnsupportedError(
-            f"{path}: written by Keras {facts['keras_version']}, whose layers have other settings; load and save it "
-            "with Keras 2 first (any version, for instance 2.2.4), which still reads them"
-        )
     config = parse_config(path, facts["model_config"])
+    version = _major(facts["keras_version"])
     try:
         check_config(path, config, trusted)
+        theano = version < 2 and convolves(config, facts["backend"])
+        if version < 2:
+            config = renamed(path, config, theano)
+        layers = copy.deepcopy(config)
         config = modernized(path, config)
+        if version < 3:
+            config = hard_sigmoids_written_out(config)
     except (KeyError, IndexError, TypeError, AttributeError, RecursionError) as error:
         raise InvalidModel(f"{path}: its description of the model is not what Keras writes: {error!r}") from error
     with tempfile.TemporaryDirectory(prefix="tightship-") as folder:
-        copy = Path(folder, "model.h5")
-        _copy_network(path, copy, config)
-        return _wrapped(path, _load(path, copy, trusted))
+        readable = Path(folder, "model.h5")
+        _copy_network(path, readable, config)
+        if version < 2:
+            _reorder_weights(path, readable, layers, flip=theano)
+        model = _load(path, readable, trusted)
+    if version < 3:
+        steepen(path, model)
+    wrapped = _wrapped(path, model)
+    return replace(wrapped, history=(_told(theano),)) if version < 2 else wrapped
 
 
 def read_weights(model: keras.Model, path: Path | None = None) -> Model:
@@ -190,16 +202,49 @@ def _check_members(path: Path, entries: list[zipfile.ZipInfo]) -> None:
         raise InvalidModel(f"{path}: {packed} bytes that unpack to {whole}; it is not opened")
 
 
-def _copy_network(path: Path, copy: Path, config: dict[str, Any]) -> None:
+def _copy_network(path: Path, target_path: Path, config: dict[str, Any]) -> None:
     """Copy the weights, without the optimizer's, beside the modern description: Keras reads files only."""
     import h5py
 
-    with h5py.File(path, "r") as source, h5py.File(copy, "w") as target:
+    with h5py.File(path, "r") as source, h5py.File(target_path, "w") as target:
         source.copy(source["model_weights"], target, "model_weights")
         target.attrs["model_config"] = json.dumps(config)
         for name in ("keras_version", "backend"):
             if name in source.attrs:
                 target.attrs[name] = source.attrs[name]
+
+
+def _told(theano: bool) -> Step:
+    """What the history of a file of Keras 1 says of the one thing that had to be guessed or told."""
+    return Step("read-keras-1", {"kernels": "turned round, as of Theano" if theano else "as of TensorFlow"})
+
+
+def _major(version: str) -> int:
+    """The first number of a version; files without one are of Keras 1, or older."""
+    return int(version.partition(".")[0]) if version[:1].isdigit() else 1
+
+
+def _reorder_weights(path: Path, readable: Path, config: dict[str, Any], flip: bool) -> None:
+    """Put the weights of Keras 1 into the arrays of Keras 2, layer by layer."""
+    import h5py
+
+    layers = config["config"] if isinstance(config["config"], list) else config["config"]["layers"]
+    with h5py.File(readable, "r+") as file:
+        for layer in layers:
+            name = layer["config"]["name"] if isinstance(layer["config"], dict) else layer["name"]
+            group = file["model_weights"].get(name)
+            names = [] if group is None else [_text(part) for part in group.attrs["weight_names"]]
+            arrays = reordered(path, layer, [group[part][()] for part in names], flip)
+            for part in names:
+                del group[part]
+            if group is not None:
+                group.attrs["weight_names"] = [f"weight_{index}".encode() for index in range(len(arrays))]
+            for index, array in enumerate(arrays):
+                group[f"weight_{index}"] = array
+
+
+def _text(name: str | bytes) -> str:
+    return name.decode() if isinstance(name, bytes) else str(name)
 
 
 def _no_network(path: Path, facts: dict[str, Any]) -> str:

@@ -90,6 +90,9 @@ _LACKING = {
 }
 # fmt: on
 
+_MODELS = ("Model", "Functional")
+_WRAPPERS = ("Bidirectional", "TimeDistributed")
+
 
 def modernized(path: Path, config: Config) -> Config:
     """Return the description of a whole model as Keras 3 reads it. Raises `UnsupportedOperators`."""
@@ -132,6 +135,8 @@ def _modernize(layer: Config) -> None:
     for name in [name for name, kinds in _LACKING.items() if kind in kinds and name in config]:
         if config[name] in _NEUTRAL[name]:
             del config[name]
+    if kind in _MODELS and isinstance(config.get("input_layers"), list):
+        _without_own_node(config)
     if kind == "Sequential":
         _give_input(config)
     elif kind == "InputLayer" and "batch_input_shape" in config:
@@ -143,6 +148,38 @@ def _modernize(layer: Config) -> None:
             if isinstance(part, dict) and "class_name" in part:
                 _without_dtype(part)
                 _modernize(part)
+                if value is part and "inbound_nodes" not in part and kind in _WRAPPERS:
+                    part.setdefault("module", "keras.layers")  # else Keras looks for a class of the user's
+                    part.setdefault("registered_name", None)
+
+
+def _without_own_node(config: Config) -> None:
+    """Count the calls of the models inside a functional model from 0.
+
+    Up to Keras 2 a model's own making counted as the first call. Keras 3 allows for that in the outputs of the whole
+    alone, and only where the inner model is functional.
+    """
+    models = {layer["name"]: layer for layer in config["layers"] if layer["class_name"] in (*_MODELS, "Sequential")}
+    calls = [part for layer in config["layers"] for node in layer["inbound_nodes"] for part in _references(node)]
+    outputs = list(_references(config["output_layers"]))
+    for name, layer in models.items():
+        found = [part for part in (*calls, *outputs) if part[0] == name]
+        if found and max(part[1] for part in found) >= len(layer["inbound_nodes"]):
+            for part in found:
+                part[1] -= 1
+    for part in outputs:
+        if part[0] in models and models[part[0]]["class_name"] in _MODELS:
+            part[1] += 1
+
+
+def _references(value: Any) -> Iterator[list[Any]]:
+    """Every `[layer, call, output, ...]` in a part of a description."""
+    if isinstance(value, list):
+        if len(value) >= 3 and isinstance(value[0], str) and isinstance(value[1], int):
+            yield value
+        else:
+            for item in value:
+                yield from _references(item)
 
 
 def _without_dtype(part: Config) -> None:

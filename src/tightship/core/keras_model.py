@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-__all__ = ["BATCH", "from_keras", "serving_function", "weight_bytes"]
+__all__ = ["BATCH", "from_keras", "is_channels_first", "serving_function", "weight_bytes"]
 
 BATCH = "batch"
 """Name of a free axis 0."""
@@ -38,8 +38,11 @@ def from_keras(model: keras.Model, history: tuple[Step, ...] = ()) -> Model:
     )
 
 
-def serving_function(model: Model) -> tf.types.experimental.PolymorphicFunction:
-    """Return the model in inference mode as a `tf.function`: tensors in the order of the specs to a dict by name."""
+def serving_function(model: Model, compiled: bool = False) -> tf.types.experimental.PolymorphicFunction:
+    """Return the model in inference mode as a `tf.function`: tensors in the order of the specs to a dict by name.
+
+    `compiled` leaves it to XLA, which has kernels for channels-first images on processors where TensorFlow has none.
+    """
     import keras
     import tensorflow as tf
 
@@ -58,7 +61,13 @@ def serving_function(model: Model) -> tf.types.experimental.PolymorphicFunction:
         tf.TensorSpec(shape, "string" if spec.dtype == "str" else spec.dtype, name=spec.name)
         for spec, shape in zip(model.inputs, shapes, strict=True)
     ]
-    return tf.function(call, input_signature=signature, autograph=False)
+    return tf.function(call, input_signature=signature, autograph=False, jit_compile=compiled or None)
+
+
+def is_channels_first(model: Model) -> bool:
+    """Whether a layer, also of a model inside, has the channels of images before rows and columns."""
+    layers = model.content._flatten_layers(recursive=True, include_self=False)
+    return any(getattr(layer, "data_format", None) == "channels_first" for layer in layers)
 
 
 def weight_bytes(model: Model) -> int:

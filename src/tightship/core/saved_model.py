@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tightship.core.keras_model import BATCH, serving_function
+from tightship.core.keras_model import BATCH, is_channels_first, serving_function
 from tightship.core.model import Model
 from tightship.core.specs import Dim, TensorSpec
 from tightship.core.tensorflow_runtime import quiet_tensorflow
@@ -82,7 +82,7 @@ def _save(model: Model, folder: Path) -> None:
     import keras
     import tensorflow as tf
 
-    function = serving_function(model)
+    function = serving_function(model, compiled=is_channels_first(model))
     # Keras' archive keeps tables of strings too, but traces everything twice: three times the seconds and the bytes.
     module = tf.Module()
     module.weights = [variable.value for variable in model.content.variables]
