@@ -183,43 +183,107 @@ def _keras_agreement(model: Any, path: Path) -> float:
     return error({"y": found}, {"y": np.asarray(model(values, training=False))})
 
 
+COMPRESSED = (
+    "examples.zoo.images:resnet18",
+    "examples.zoo.language:bert",
+    "examples.zoo.several:dlrm",
+    "examples.zoo.sequences:bigru",
+)
+
+
 def compressed(folder: Path) -> Iterator[dict[str, Any]]:
     """Compressed packages against the same weights as coremltools decompresses them."""
     import coremltools
-    import torch
 
-    name = "resnet18"
-    model = formats.read(formats.recognise("examples.zoo.images:resnet18"))
-    path = folder / f"{name}-compressed.mlpackage"
-    CoreMl("float32").write(model, path)
-    inputs = {
-        spec.name: torch.randn(tensor.shape).numpy()
-        for spec, tensor in zip(model.inputs, model.content.example_inputs, strict=True)
-    }
-    for kind, compress in compressions().items():
-        package = coremltools.models.MLModel(str(path), skip_model_load=True)
-        yield judged(f"{name} (PyTorch)", kind, lambda: _same_weights(compress(package), folder, inputs))  # noqa: B023
+    for source in COMPRESSED:
+        name = source.partition(":")[2]
+        model = formats.read(formats.recognise(source))
+        inputs = {
+            spec.name: tensor.numpy() for spec, tensor in zip(model.inputs, model.content.example_inputs, strict=True)
+        }
+        path, newer = folder / f"{name}-compressed.mlpackage", folder / f"{name}-compressed-newer.mlpackage"
+        CoreMl("float32").write(model, path)
+        _write_for_ios18(model, newer)
+        for place, ways in ((path, compressions()), (newer, newer_compressions())):
+            for kind, compress in ways.items():
+                package = coremltools.models.MLModel(str(place), skip_model_load=True)
+                yield judged(
+                    f"{name} (PyTorch)",
+                    kind,
+                    lambda: _same_weights(compress(package), folder, inputs),  # noqa: B023
+                )
+        gc.collect()
 
 
-def compressions() -> dict[str, Callable[[Any], Any]]:
-    """Every way of `coremltools.optimize.coreml` that needs no data."""
+def _write_for_ios18(model: Model, path: Path) -> None:
+    """Groups, blocks, 4-bit integers and vectors came with iOS 18."""
+    import coremltools
+
+    from tightship.core.exported import export
+
+    program = export(model, batch=False).run_decompositions({})
+    coremltools.convert(
+        program,
+        convert_to="mlprogram",
+        minimum_deployment_target=coremltools.target.iOS18,
+        compute_precision=coremltools.precision.FLOAT32,
+        inputs=[
+            coremltools.TensorType(name=spec.name, shape=tuple(tensor.shape))
+            for spec, tensor in zip(model.inputs, model.content.example_inputs, strict=True)
+        ],
+        outputs=[coremltools.TensorType(name=spec.name) for spec in model.outputs],
+        skip_model_load=True,
+    ).save(str(path))
+
+
+Compress = Callable[[Any], Any]
+
+
+def _with(function: Any, config: Any) -> Compress:
     from coremltools.optimize import coreml as opt
 
-    def with_config(function: Any, config: Any) -> Callable[[Any], Any]:
-        return lambda package: function(package, opt.OptimizationConfig(global_config=config))
+    return lambda package: function(package, opt.OptimizationConfig(global_config=config))
+
+
+def compressions() -> dict[str, Compress]:
+    """Every way of `coremltools.optimize.coreml` that needs no data, as of iOS 16."""
+    from coremltools.optimize import coreml as opt
 
     return {
         **{
-            f"palettized, {bits} bits": with_config(
-                opt.palettize_weights, opt.OpPalettizerConfig(mode="uniform", nbits=bits)
-            )
+            f"palettized, {bits} bits": _with(opt.palettize_weights, opt.OpPalettizerConfig(mode="uniform", nbits=bits))
             for bits in (8, 6, 4, 2, 1)
         },
-        "linear, int8": with_config(opt.linear_quantize_weights, opt.OpLinearQuantizerConfig(mode="linear_symmetric")),
-        "linear, int8, asymmetric": with_config(
-            opt.linear_quantize_weights, opt.OpLinearQuantizerConfig(mode="linear")
+        "linear, int8": _with(opt.linear_quantize_weights, opt.OpLinearQuantizerConfig(mode="linear_symmetric")),
+        "linear, int8, asymmetric": _with(opt.linear_quantize_weights, opt.OpLinearQuantizerConfig(mode="linear")),
+        "pruned, 60 %": _with(opt.prune_weights, opt.OpMagnitudePrunerConfig(target_sparsity=0.6)),
+    }
+
+
+def newer_compressions() -> dict[str, Compress]:
+    """What iOS 18 added."""
+    from coremltools.optimize import coreml as opt
+
+    groups = {"granularity": "per_grouped_channel", "group_size": 8}
+    pruned = _with(opt.prune_weights, opt.OpMagnitudePrunerConfig(target_sparsity=0.6))
+    joint = opt.OptimizationConfig(global_config=opt.OpPalettizerConfig(mode="uniform", nbits=4))
+    return {
+        "linear, int4, by channels": _with(
+            opt.linear_quantize_weights, opt.OpLinearQuantizerConfig(dtype="int4", granularity="per_channel")
         ),
-        "pruned, 60 %": with_config(opt.prune_weights, opt.OpMagnitudePrunerConfig(target_sparsity=0.6)),
+        "linear, int4, blocks of 8": _with(
+            opt.linear_quantize_weights,
+            opt.OpLinearQuantizerConfig(dtype="int4", granularity="per_block", block_size=8),
+        ),
+        "palettized, 4 bits, groups of 8": _with(
+            opt.palettize_weights, opt.OpPalettizerConfig(mode="uniform", nbits=4, **groups)
+        ),
+        "palettized, 2 bits, vectors of 2": _with(
+            opt.palettize_weights, opt.OpPalettizerConfig(mode="kmeans", nbits=2, cluster_dim=2)
+        ),
+        "pruned, 60 %, then 4 bits": lambda package: opt.palettize_weights(
+            pruned(package), joint, joint_compression=True
+        ),
     }
 
 

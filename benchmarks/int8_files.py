@@ -5,6 +5,7 @@ All are compared with the float network on inputs that calibrated nothing. To re
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +18,7 @@ import numpy as np
 from benchmarks import _int8_dtln as dtln
 from benchmarks._int8_inputs import DATA, SAMPLE_RATE, Inputs, machine_sounds, mfcc, photographs, spectrograms
 from benchmarks._int8_peers import TfLiteNetwork, of_tensorflow, steps_apart
-from benchmarks.report import BUILD
+from benchmarks.report import BUILD, RESULTS
 from tightship import bridges, engines, formats
 from tightship.core.artifact import Artifact
 from tightship.core.atomic import write_bytes
@@ -25,6 +26,7 @@ from tightship.core.dataset import Dataset
 from tightship.core.model import Model
 from tightship.core.passes import Pass
 from tightship.core.target import Target
+from tightship.formats.tflite import TfLite
 from tightship.passes.equalize import Equalize
 from tightship.passes.int8_static import Int8Static
 from tightship.passes.simplify import Simplify
@@ -154,11 +156,22 @@ def main() -> None:
     """Measure all networks, or those whose names contain an argument."""
     from benchmarks.report import finish
 
-    chosen = [network for network in NETWORKS if not sys.argv[1:] or any(word in network.name for word in sys.argv[1:])]
-    rows = [measured(network) for network in chosen]
-    if not sys.argv[1:] or "dtln" in sys.argv[1:]:
-        rows.append(measured_dtln())
-    finish("int8_files", "error to the float network: ours, the authors' int8 file, TensorFlow's converter", rows)
+    words = sys.argv[1:]
+    networks = [network for network in NETWORKS if not words or any(word in network.name for word in words)]
+    rows = earlier("int8_files") if words else {}
+    for network in networks:
+        rows[network.name] = measured(network)
+    if not words or "dtln" in words:
+        rows["DTLN"] = measured_dtln()
+    order = [*(network.name for network in NETWORKS), "DTLN"]
+    about = "error to the float network: ours, the authors' int8 file, TensorFlow's converter"
+    finish("int8_files", about, [rows[name] for name in order if name in rows])
+
+
+def earlier(benchmark: str) -> dict[str, dict[str, Any]]:
+    """Rows by network of an earlier run, which stay until they are measured again."""
+    path = RESULTS / f"{benchmark}.json"
+    return {row["network"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
 
 
 def measured(network: Network) -> dict[str, Any]:
@@ -184,9 +197,26 @@ def measured(network: Network) -> dict[str, Any]:
         theirs["authors"] = (DATA / network.int8_file).read_bytes()
         pair = _told(steps_apart(theirs["authors"], weights(model)))
     made = {name: _outputs(TfLiteNetwork(file), inputs.evaluation) for name, file in theirs.items()}
+    ours = as_tflite(chosen(tried, exact=True), folder)
+    our_error = error(known[1], _outputs(TfLiteNetwork(ours), inputs.evaluation))
     errors = {name: error(known[1], found) for name, found in made.items()}
     same = {name: agreement(known[1], found) for name, found in made.items() if network.classifies}
-    return row(network.name, pair, tried, errors, same) | {"calibrated on": inputs.what}
+    as_file = {"8 bits as .tflite": our_error}
+    as_file |= {f".tflite / {peer}": our_error / theirs_error for peer, theirs_error in errors.items()}
+    return row(network.name, pair, tried, errors, same) | as_file | {"calibrated on": inputs.what}
+
+
+def chosen(tried: Mapping[Setting, Tried], exact: bool) -> Setting:
+    """The setting of 7 or of 8 bits (`exact`) that was best on calibration inputs."""
+    return min((setting for setting in tried if setting.exact == exact), key=lambda setting: tried[setting].choosing)
+
+
+def as_tflite(setting: Setting, folder: Path) -> bytes:
+    """The quantized graph as a TFLite file with the same ranges and codes."""
+    model = formats.read(Artifact(quantized_path(setting, folder), "onnx"))
+    path = folder / "ours.tflite"
+    TfLite().write(bridges.route(model, "keras"), path)
+    return path.read_bytes()
 
 
 def measured_dtln() -> dict[str, Any]:
@@ -223,10 +253,7 @@ def row(
     name: str, pair: str, tried: Mapping[Setting, Tried], errors: Mapping[str, float], same: Mapping[str, float]
 ) -> dict[str, Any]:
     """What is written down: for 7 and for 8 bits the setting that was best on calibration inputs."""
-    best = {
-        bits: min((setting for setting in tried if setting.exact == exact), key=lambda setting: tried[setting].choosing)
-        for bits, exact in ((7, False), (8, True))
-    }
+    best = {bits: chosen(tried, exact) for bits, exact in ((7, False), (8, True))}
     found: dict[str, Any] = {"network": name, "authors' weights": pair, "defaults": tried[DEFAULT].error}
     for bits, setting in best.items():
         found |= {f"{bits} bits": tried[setting].error, f"{bits} bits, setting": setting.name}
@@ -259,9 +286,14 @@ def quantize(model: Model, setting: Setting, arrays: Sequence[np.ndarray], folde
     data = Dataset.from_arrays("calibration", "0", named)
     for step in setting.passes:
         model = step.apply(model, data).model
-    path = folder / f"{setting.name.replace(' ', '-')}.onnx"
+    path = quantized_path(setting, folder)
     formats.write(model, path)
     return path
+
+
+def quantized_path(setting: Setting, folder: Path) -> Path:
+    """Where `quantize` writes."""
+    return folder / f"{setting.name.replace(' ', '-')}.onnx"
 
 
 def cached(path: Path, make: Callable[[], bytes]) -> bytes:

@@ -13,12 +13,15 @@ from tests.passes.blocks import correlated, decoder
 from tests.passes.running import op_types, relative_error, run, written
 from tightship.core.dataset import Dataset
 from tightship.core.model import Model
+from tightship.core.progress import SILENT
 from tightship.core.store import Store
 from tightship.errors import UsageError
 from tightship.passes import block_by_block
 from tightship.passes.coded_weights import CodedWeight
 from tightship.passes.low_bit import LowBit
+from tightship.passes.product_time import product_times
 from tightship.passes.weight_only import WeightOnly
+from tightship.rounding.encoding import Encoding
 
 
 def error(entry: LowBit | WeightOnly, model: Model, engine: str = "onnxruntime") -> float:
@@ -130,6 +133,54 @@ def test_a_limit_of_noise_is_met_with_fewer_bits_than_the_same_everywhere() -> N
     assert set(bits.values()) <= {2, 4, 8}
     assert np.mean(list(bits.values())) < 8
     assert error(entry, model, "openvino") < 10 ** (-30 / 20)
+
+
+def widths_of(entry: LowBit, model: Model) -> list[int]:
+    found = entry.observe(model, correlated(128))
+    return [int(array[0]) for name, array in found.items() if name.endswith("encoding")]
+
+
+def test_a_limit_of_divergence_is_met_with_fewer_bits_where_it_is_wider() -> None:
+    model = decoder()
+    narrow, wide = (np.mean(widths_of(LowBit(block=32, most_kl=limit), model)) for limit in (1e-4, 0.05))
+    assert 2 <= wide < narrow <= 8
+
+
+def test_the_measure_of_an_average_can_be_divergence() -> None:
+    model = decoder()
+    assert np.mean(widths_of(LowBit(block=32, average_bits=4.0, sensitivity="kl"), model)) <= 8
+    assert error(LowBit(block=32, average_bits=4.0, sensitivity="kl"), model, "openvino") < 0.5
+
+
+def test_the_least_latency_takes_the_bits_whose_kernels_are_said_to_be_fastest(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def times(shapes: list[tuple[int, int]], encodings: list[object], rows: int, progress: object) -> np.ndarray:
+        asked.append((len(shapes), rows))
+        return np.tile([1.0, 5.0, 6.0, 9.0], (len(shapes), 1))  # 8 bits, 4, 2, float
+
+    monkeypatch.setattr("tightship.passes.low_bit.product_times", times)
+    entry = LowBit(block=32, least_sqnr_db=5.0, cheapest="latency", rows=4)
+    assert set(widths_of(entry, decoder())) == {8}
+    assert asked[0][1] == 4
+    assert set(widths_of(LowBit(block=32, least_sqnr_db=5.0), decoder())) != {8}
+
+
+def test_products_are_timed_in_the_engine_for_each_shape_and_encoding() -> None:
+    encodings = [Encoding(bits, 32, False) for bits in (8, 2)]
+    found = product_times([(64, 32), (512, 2048), (64, 32)], encodings, 1, SILENT)
+    assert found.shape == (3, 3)
+    assert (found > 0).all()
+    np.testing.assert_array_equal(found[0], found[2])
+    assert found[1].min() > found[0].min()  # sixty times the work
+
+
+@pytest.mark.parametrize(
+    "settings", [{"average_bits": 4.0, "most_kl": 0.1}, {"cheapest": "latency"}, {"most_kl": -1.0}, {"rows": 0}]
+)
+def test_limits_that_make_no_sense_together_are_refused(settings: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="low-bit: "):
+        LowBit(**settings)
 
 
 def test_an_average_below_the_fewest_bits_is_refused() -> None:

@@ -210,7 +210,10 @@ def _frozen(model: Model) -> bytes:
     function = serving_function(model).get_concrete_function()
     # Weights that a loop reads would stay variables, which no interpreter initializes.
     frozen = convert_variables_to_constants_v2(function, lower_control_flow=False)
-    content: bytes = tf.lite.TFLiteConverter.from_concrete_functions([frozen]).convert()
+    converter = tf.lite.TFLiteConverter.from_concrete_functions([frozen])
+    if any(node.op.startswith("FakeQuant") for node in frozen.graph.as_graph_def().node):
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]  # integer operators between two roundings
+    content: bytes = converter.convert()
     return content
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Difference", "exposing", "first_difference"]
 
+_N_SUSPECTS_TOLD = 6
 _MAX_ITEMS = 8
 _CHUNK_ELEMENTS = 2**24
 _UNKNOWN_ELEMENTS = 2**18
@@ -57,7 +58,9 @@ class Difference:
     def __str__(self) -> str:
         parts = [f"{self.op_type} {self.operator!r} (tensor {self.tensor!r}): {self.finding}", self.cause]
         if self.suspects:
-            parts.append(f"or one of those before it that have no counterpart: {', '.join(self.suspects)}")
+            nearest = self.suspects[-_N_SUSPECTS_TOLD:]
+            more = f" and {len(self.suspects) - len(nearest)} more" if len(nearest) < len(self.suspects) else ""
+            parts.append(f"or one of those before it that have no counterpart: {', '.join(nearest)}{more}")
         return "; ".join(part for part in parts if part)
 
 

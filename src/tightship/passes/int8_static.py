@@ -18,6 +18,7 @@ from tightship.core.passes import DataNeed, Operator, PassResult, Quantizer, Sta
 from tightship.core.progress import SILENT, Progress
 from tightship.core.store import Store
 from tightship.errors import UnsupportedError, UsageError
+from tightship.passes.affine import merge_affine
 from tightship.passes.bias_correction import ROUNDINGS, Corrections, Rounding
 from tightship.passes.biases import give_biases, merge_biases
 from tightship.passes.calibration import observe_ranges
@@ -152,6 +153,7 @@ def _prepared(model: Model) -> onnx_ir.Model:
             "export the model again at a newer opset"
         )
     infer_shapes(graph)
+    merge_affine(graph)
     merge_biases(graph)
     name_everything(graph)
     return graph

@@ -23,7 +23,8 @@ from tightship.passes.block_by_block import BlockByBlock, Order, graph_digest, w
 from tightship.passes.codable import Embedding, Product, coded_operators
 from tightship.passes.coded_weights import CodedWeight, Spelling, WeightWriter, coded_arrays
 from tightship.passes.editing import editable, infer_shapes, name_everything, refuse_nan, unknown_exclusions
-from tightship.passes.noise import measure_noise
+from tightship.passes.noise import Measure, measure_noise
+from tightship.passes.product_time import product_times
 from tightship.passes.trained_rounding import Loss, Training
 from tightship.rounding.allocation import least_cost, least_noise
 from tightship.rounding.blocks import quantize_blocks
@@ -66,12 +67,14 @@ class LowBit(Quantizer):
     rounding of each part by `steps` gradients besides, and below 4 bits the whole model, which then must fit into
     memory; it needs PyTorch. Each choice can be made by a field of its own. `loss` says how outputs of the whole model
     are compared: as numbers (mse) or as logits (kl; "auto" takes an output called logits for such).
-    `average_bits` and `least_sqnr_db` choose the bits of each operator, of 8, 4, 2 and float, by what it alone costs at
-    the outputs: the least noise at so many bits per weight on average, or the fewest bits at which the noises of all
-    stay so far below the outputs; `bits` is not used then. `rank` adds a float correction of that rank to every
-    product. `operator_bits` sets the bits of single operators, as `lm_head=8` or `*down_proj*=16` (16: stays as it is;
-    the first pattern that matches counts). Embeddings are rounded to nearest at `embedding_bits` (0: they stay). Codes
-    of 3 bits take 4 in the file.
+    `average_bits`, `least_sqnr_db` and `most_kl` choose the bits of each operator, of 8, 4, 2 and float, by what it
+    alone costs at the outputs: the least noise at so many bits per weight on average, or the cheapest choice at which
+    the noises of all stay so far below the outputs, or their divergences from the logits below so many nats; `bits` is
+    not used then. `sensitivity` is the measure for `average_bits`. The cheapest is that with the fewest `bytes`, or
+    with the least `latency` of its products, timed here with `rows` rows of activations (1: decoding). `rank` adds a
+    float correction of that rank to every product. `operator_bits` sets the bits of single operators, as `lm_head=8` or
+    `*down_proj*=16` (16: stays as it is; the first pattern that matches counts). Embeddings are rounded to nearest at
+    `embedding_bits` (0: they stay). Codes of 3 bits take 4 in the file.
     """
 
     name: ClassVar[str] = "low-bit"
@@ -96,6 +99,10 @@ class LowBit(Quantizer):
     operator_bits: tuple[str, ...] = ()
     average_bits: float = 0.0
     least_sqnr_db: float = 0.0
+    most_kl: float = 0.0
+    sensitivity: Measure = "sqnr"
+    cheapest: Literal["bytes", "latency"] = "bytes"
+    rows: int = 1
     embedding_bits: Literal[0, 4, 8] = 8
     spelling: Spelling = "MatMulNBits"
 
@@ -111,8 +118,12 @@ class LowBit(Quantizer):
             raise UsageError("low-bit: a correction of low rank is for weights that are not trained; choose one")
         if self.rank < 0:
             raise UsageError(f"low-bit: rank must be zero (no correction) or more, found {self.rank}")
-        if self.average_bits and self.least_sqnr_db:
-            raise UsageError("low-bit: give average_bits or least_sqnr_db, not both")
+        if sum(map(bool, (self.average_bits, self.least_sqnr_db, self.most_kl))) > 1:
+            raise UsageError("low-bit: give one of average_bits, least_sqnr_db and most_kl")
+        if self.most_kl < 0 or self.rows < 1:
+            raise UsageError(f"low-bit: most_kl {self.most_kl} and rows {self.rows} must be above zero")
+        if self.cheapest == "latency" and not (self.least_sqnr_db or self.most_kl):
+            raise UsageError("low-bit: the least latency is sought within least_sqnr_db or most_kl; give one of them")
         if self.average_bits and self.average_bits < min(_WIDTHS):
             raise UsageError(f"low-bit: average_bits must be {min(_WIDTHS)} or more, found {self.average_bits}")
         self._overrides()
@@ -160,7 +171,7 @@ class LowBit(Quantizer):
         ]
         if not targets:
             return PassResult(model, False, notes)
-        if self.average_bits or self.least_sqnr_db:
+        if self._mixed:
             counts = Counter(int(statistics[f"{_key(target)}encoding"][0]) for target in targets)
             notes = (*notes, "operators by bits: " + ", ".join(f"{n} at {bits}" for bits, n in sorted(counts.items())))
         writer = WeightWriter(graph, self.spelling)
@@ -202,17 +213,24 @@ class LowBit(Quantizer):
         """Return the bits of each product: what is written in the fields, or what serves the outputs best."""
         chosen = {name: self._bits_of(name) for name in names}
         free = [name for name in names if not any(fnmatchcase(name, pattern) for pattern, _ in self._overrides())]
-        if not free or not (self.average_bits or self.least_sqnr_db):
+        if not free or not self._mixed:
             return chosen
         encodings = [Encoding(bits, self.block, self.symmetric) for bits in _WIDTHS]
-        found = measure_noise(graph, free, encodings, data, progress)
+        measure: Measure = "kl" if self.most_kl else "sqnr" if self.least_sqnr_db else self.sensitivity
+        found = measure_noise(graph, free, encodings, data, progress, measure)
         noise = np.hstack([found.noise, np.zeros((len(free), 1))])
         cost = np.hstack([found.cost, found.cost[:, :1] / _WIDTHS[0] * _FLOAT_BITS])
         if self.average_bits:
             columns = least_noise(noise, cost, self.average_bits * cost[:, 0].sum() / _WIDTHS[0])
         else:
-            columns = least_cost(noise, cost, 10 ** (-self.least_sqnr_db / 10))
+            if self.cheapest == "latency":
+                cost = product_times(found.shapes, encodings, self.rows, progress)
+            columns = least_cost(noise, cost, self.most_kl or 10 ** (-self.least_sqnr_db / 10))
         return chosen | {name: (*_WIDTHS, _FLOAT)[column] for name, column in zip(free, columns, strict=True)}
+
+    @property
+    def _mixed(self) -> bool:
+        return bool(self.average_bits or self.least_sqnr_db or self.most_kl)
 
     def _order(self, bits: int) -> Order:
         return Order(Encoding(bits, self.block, self.symmetric), self._method(bits), self.rank)

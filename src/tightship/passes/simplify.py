@@ -13,6 +13,7 @@ from tightship.core.passes import DataNeed, Pass, PassResult
 from tightship.core.progress import SILENT, Progress
 from tightship.core.store import Store
 from tightship.errors import InvalidModel
+from tightship.passes.affine import merge_affine
 from tightship.passes.editing import deep_copy, editable, name_everything, refuse_nan
 from tightship.passes.folding import fold_constants
 from tightship.passes.upgrade import upgraded
@@ -32,10 +33,10 @@ _BIG_BYTES = 1024
 class Simplify(Pass):
     """Fold constants, merge operators and drop what is never read; outputs stay the same.
 
-    BatchNormalization and Pad go into the convolution before or after them, chains of slices, casts, transposes and
-    clips into one, functions into the graph that calls them. Every operator gets a unique name, shapes are inferred
-    afresh, initializers stop being inputs, and models below opset 13 are brought to 17 where that is exact. Weights
-    are folded where that takes no more room, small constants in any case. Needs no data.
+    BatchNormalization, in parts too, and Pad go into the convolution before or after them, chains of slices, casts,
+    transposes and clips into one, functions into the graph that calls them. Every operator gets a unique name, shapes
+    are inferred afresh, initializers stop being inputs, and models below opset 13 are brought to 17 where that is
+    exact. Weights are folded where that takes no more room, small constants in any case. Needs no data.
     """
 
     name: ClassVar[str] = "simplify"
@@ -91,6 +92,7 @@ def _all_rewrites(graph: onnx_ir.Model) -> None:
     common.InlinePass()(graph)
     fold_constants(graph)
     rewriter.rewrite(graph)
+    merge_affine(graph)
     _safe_rewrites(graph)
 
 

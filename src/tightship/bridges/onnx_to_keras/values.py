@@ -19,6 +19,7 @@ __all__ = [
     "Free",
     "Number",
     "Numbers",
+    "Rounding",
     "Tensor",
     "Unsupported",
     "Value",
@@ -49,6 +50,8 @@ class Tensor:
     axes: Axes
     arranged: dict[Axes, Any] = field(default_factory=dict, repr=False)
     """The same tensor after the transposes that were asked for already, by their permutation."""
+    rounded_from: Rounding | None = None
+    """Of codes: what they are codes of."""
 
     @property
     def shape(self) -> tuple[int | None, ...]:
@@ -67,6 +70,17 @@ class Tensor:
     def straight(self) -> bool:
         """Whether the axes lie in the graph's order."""
         return self.axes == tuple(range(self.rank))
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """A tensor rounded to 8 bits with one scale: `code = round(tensor / scale) + zero_point`, from `low` to `high`."""
+
+    tensor: Tensor
+    scale: float
+    zero_point: int
+    low: int
+    high: int
 
 
 @dataclass(frozen=True, eq=False)

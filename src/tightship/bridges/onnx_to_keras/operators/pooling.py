@@ -119,6 +119,11 @@ def _with_places(x: Tensor, found: Window, storage_order: int) -> tuple[Tensor, 
     return image(ops.max(stacked, axis=-1)), image(ops.cast(chosen, "int64"))
 
 
+def _whole_mean(x: Tensor) -> Tensor:
+    """The mean over whole images, which TFLite rounds to a scale of its own, where a pool keeps that of its input."""
+    return image(ops.mean(channels_last(x), axis=tuple(range(1, x.rank - 1)), keepdims=True))
+
+
 @op("AveragePool")
 def average_pool(
     x: Tensor,
@@ -135,6 +140,8 @@ def average_pool(
     given = window(x, kernel_shape, strides, dilations, pads, auto_pad)
     found = _rounded_up(x, given, ceil_mode)
     simple = all(step == 1 for step in found.dilations) and x.dtype == "float32" and len(kernel_shape) in AVERAGE
+    if simple and not found.padded and tuple(x.shape[2:]) == tuple(found.kernel):
+        return _whole_mean(x)
     if simple and not found.padded:
         return image(_pool_layer(AVERAGE, x, found, build))
     if simple and not count_include_pad and found.is_same(x.shape[2:]):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from keras import ops
+from keras import ops, quantizers
 
 from tightship.bridges.onnx_to_keras.build import Build
 from tightship.bridges.onnx_to_keras.layout import arrange, channels_last, image, like, normal, plain
@@ -13,7 +13,7 @@ from tightship.bridges.onnx_to_keras.operators.casting import converted, keras_t
 from tightship.bridges.onnx_to_keras.operators.sums import plus
 from tightship.bridges.onnx_to_keras.operators.windows import window
 from tightship.bridges.onnx_to_keras.table import OPERATORS
-from tightship.bridges.onnx_to_keras.values import Tensor, Unsupported, dtype_of, static
+from tightship.bridges.onnx_to_keras.values import Rounding, Tensor, Unsupported, dtype_of, static
 
 op = OPERATORS.op
 
@@ -60,7 +60,19 @@ def quantize_linear(
     ratio = ops.divide(ops.cast(tensor.value, "float32"), _cast(step, "float32"))
     if dtype.startswith("float8"):
         return converted(Tensor(ratio, tensor.axes), dtype, bool(saturate))
-    return Tensor(_rounded(ratio, zero_point, tensor, axis, block_size, dtype, build), tensor.axes)
+    codes = _rounded(ratio, zero_point, tensor, axis, block_size, dtype, build)
+    return Tensor(codes, tensor.axes, rounded_from=_rounding(tensor, scale, zero_point, dtype))
+
+
+def _rounding(x: Tensor, scale: Operand, zero_point: Operand | None, dtype: str) -> Rounding | None:
+    """What 8-bit codes with one constant scale are codes of; None for all others."""
+    zero = np.zeros(1) if zero_point is None else zero_point
+    if dtype not in ("int8", "uint8") or x.dtype != "float32":
+        return None
+    if isinstance(scale, Tensor) or isinstance(zero, Tensor) or scale.size != 1 or zero.size != 1:
+        return None
+    limits = np.iinfo(dtype)
+    return Rounding(x, float(scale.reshape(-1)[0]), int(zero.reshape(-1)[0]), limits.min, limits.max)
 
 
 def _rounded(ratio: Any, zero_point: Operand | None, x: Tensor, axis: int, block: int, dtype: str, build: Build) -> Any:
@@ -83,14 +95,47 @@ def dequantize_linear(
     block_size: int = 0,
     output_dtype: int = 0,
     build: Build,
-) -> Tensor:
-    tensor = build.tensor(x)
+) -> Operand:
     dtype = keras_type(output_dtype) if output_dtype else dtype_of(scale)
+    if isinstance(x, np.ndarray) and isinstance(scale, np.ndarray) and not isinstance(zero_point, Tensor):
+        return _widened(x, scale, zero_point, axis, block_size).astype(dtype)
+    tensor = build.tensor(x)
+    if (found := tensor.rounded_from) is not None and found == _rounding(found.tensor, scale, zero_point, tensor.dtype):
+        return _fake_quantized(found)
     value = ops.cast(tensor.value, "float32")
     if zero_point is not None:
         value = ops.subtract(value, _cast(_along(zero_point, tensor, axis, block_size, build), "float32"))
     step = _cast(_along(scale, tensor, axis, block_size, build), "float32")
     return Tensor(ops.cast(ops.multiply(value, step), dtype), tensor.axes)
+
+
+def _widened(
+    codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, axis: int, block: int
+) -> np.ndarray:
+    """Weights kept as codes, as the numbers that they stand for: a layer's own, which it can train."""
+    centred = codes.astype(np.float32)
+    place = normal(axis, codes.ndim)
+
+    def along(value: np.ndarray) -> np.ndarray:
+        if value.size == 1:
+            return value.reshape(())
+        if block:
+            return np.repeat(value, block, axis=place).take(range(codes.shape[place]), axis=place)
+        return value.reshape(tuple(-1 if other == place else 1 for other in range(codes.ndim)))
+
+    if zero_point is not None:
+        centred -= along(zero_point).astype(np.float32)
+    return centred * along(scale).astype(np.float32)
+
+
+def _fake_quantized(found: Rounding) -> Tensor:
+    """A pair that rounds and widens again, as the one operation that quantization-aware training has for it.
+
+    Its gradient passes through, and TensorFlow's converter to TFLite makes integer operators of what lies between two.
+    """
+    low, high = ((limit - found.zero_point) * found.scale for limit in (found.low, found.high))
+    value = quantizers.fake_quant_with_min_max_vars(found.tensor.value, low, high)
+    return Tensor(value, found.tensor.axes)
 
 
 @op("DynamicQuantizeLinear", since=11)
