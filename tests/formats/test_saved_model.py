@@ -17,7 +17,7 @@ from tightship.core.target import Target
 from tightship.core.tensorflow_runtime import require_keras
 from tightship.core.tensorflow_to_onnx import saved_model_to_file
 from tightship.engines import open_session
-from tightship.errors import ArtifactNotFound, InvalidModel, OutputError, UnsupportedError
+from tightship.errors import ArtifactNotFound, InvalidModel, OutputError, UnsupportedError, UnsupportedOperators
 
 pytest.importorskip("h5py")  # which the extra brings; TensorFlow itself is imported quietly
 require_keras("the tests")
@@ -62,7 +62,69 @@ def test_the_keyword_spotter_is_read_though_the_modern_loader_fails(data_dir: Pa
     assert expected["dense"].shape == (3, 12)
 
 
-def test_a_model_that_keeps_a_state_is_not_read_into_a_graph(tmp_path: Path) -> None:
+def smoothing(tmp_path: Path) -> Path:
+    """y = next memory = 0.9 memory + x; what the layers of a recurrent network in a loop do."""
+    memory = tf.Variable(tf.zeros((1, 3)), name="filter/memory")
+    weights = tf.Variable(tf.eye(3) * 2, name="weights")
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        after = 0.9 * memory + tf.matmul(x, weights)
+        memory.assign(after[:1])
+        return after
+
+    return saved(tmp_path / "net", function, memory=memory, weights=weights)
+
+
+def test_a_state_that_is_assigned_becomes_an_input_and_an_output(tmp_path: Path) -> None:
+    folder = smoothing(tmp_path)
+    model = formats.read(formats.recognise(str(folder)))
+    assert [spec.name for spec in model.inputs] == ["x", "filter_state_0"]
+    assert [spec.name for spec in model.outputs] == ["y", "filter_state_0_next"]
+    x, memory = np.ones((1, 3), np.float32), np.full((1, 3), 10, np.float32)
+    for source, engine in ((folder, "tensorflow"), (model, "onnxruntime")):
+        found = run(source, engine, {"x": x, "filter_state_0": memory})
+        np.testing.assert_allclose(found["y"], np.full((1, 3), 11))
+        np.testing.assert_allclose(found["filter_state_0_next"], np.full((1, 3), 11))
+
+
+def test_a_state_that_is_read_again_after_it_was_written_is_refused(tmp_path: Path) -> None:
+    memory = tf.Variable(tf.zeros((1, 3)), name="memory")
+
+    def function(x: tf.Tensor) -> tf.Tensor:
+        memory.assign(memory + x[:1])
+        return x + memory
+
+    folder = saved(tmp_path / "net", function, memory=memory)
+    with pytest.raises(UnsupportedError, match="read after it was written in the same run"):
+        saved_model_to_file(folder, tmp_path / "model.onnx")
+
+
+@pytest.mark.parametrize("length", [8, 7])
+def test_spectra_are_written_out_in_real_numbers(tmp_path: Path, length: int) -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        spectrum = tf.signal.rfft(tf.tile(x, [1, 3])[:, :length], [length])
+        size, phase = tf.abs(spectrum), tf.math.angle(spectrum)
+        turned = tf.cast(tf.sqrt(size), tf.complex64) * tf.exp(1j * tf.cast(phase, tf.complex64))
+        mixed = tf.reshape(turned + tf.math.conj(spectrum) * (0.5 - 0.25j), tf.shape(spectrum))
+        return tf.signal.irfft(mixed, [length]) + tf.math.real(turned)[:, :1] - tf.math.imag(turned)[:, 1:2]
+
+    folder = saved(tmp_path / "net", function)
+    model = formats.read(formats.recognise(str(folder)))
+    x = {"x": np.random.default_rng(0).standard_normal((4, 3), np.float32)}
+    expected, found = run(folder, "tensorflow", x)["y"], run(model, "onnxruntime", x)["y"]
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_complex_operators_without_a_counterpart_are_named(tmp_path: Path) -> None:
+    def function(x: tf.Tensor) -> tf.Tensor:
+        return tf.math.real(tf.signal.fft(tf.cast(x, tf.complex64))) + tf.abs(tf.math.sin(tf.cast(x, tf.complex64)))
+
+    folder = saved(tmp_path / "net", function)
+    with pytest.raises(UnsupportedOperators, match="complex numbers without a counterpart: FFT, Sin"):
+        saved_model_to_file(folder, tmp_path / "model.onnx")
+
+
+def test_a_state_that_is_counted_up_in_place_is_not_read_into_a_graph(tmp_path: Path) -> None:
     count = tf.Variable(0.0)
     folder = saved(tmp_path / "net", lambda x: x + count.assign_add(1.0), count=count)
     with pytest.raises(UnsupportedError, match=r"keeps a state between runs \(AssignAdd\w+\).*return_state=True"):

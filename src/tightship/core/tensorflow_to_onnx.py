@@ -11,7 +11,9 @@ from tightship.core.keras_model import serving_function, weight_bytes
 from tightship.core.model import Model
 from tightship.core.saved_model import OpenedSavedModel, changes_state, modern_signature, open_saved_model
 from tightship.core.specs import TensorSpec
+from tightship.core.tensorflow_complex import without_complex_numbers
 from tightship.core.tensorflow_runtime import quiet_tensorflow, require_tensorflow
+from tightship.core.tensorflow_state import open_stateful
 from tightship.errors import UnsupportedError, UnsupportedOperators
 
 if TYPE_CHECKING:
@@ -41,17 +43,25 @@ def keras_to_proto(model: Model) -> onnx.ModelProto:
 def saved_model_to_file(folder: Path, path: Path) -> None:
     """Convert the serving signature of a SavedModel into an ONNX file; run it in a child: the source is foreign.
 
-    Raises what `open_saved_model` raises, `UnsupportedOperators`, and `UnsupportedError` where the model keeps a state.
+    Variables that a run changes become inputs, and outputs called `.._next`. Raises what `open_saved_model` raises,
+    `UnsupportedOperators`, and `UnsupportedError` where the model keeps another kind of state.
     """
     require_tensorflow("reading a SavedModel")
     opened = open_saved_model(folder)
+    inputs, outputs = opened.inputs, opened.outputs
     if state := changes_state(opened):
-        raise UnsupportedError(
-            f"{folder}: it keeps a state between runs ({', '.join(state)}), which a graph cannot: export it with the "
-            "state as inputs and outputs (stateful=False, return_state=True and initial_state of the recurrent layers)"
-        )
-    proto = _finished(_from_signature(folder, opened), opened.inputs, opened.outputs)
-    path.write_bytes(proto.SerializeToString())
+        stateful = open_stateful(folder)
+        if stateful is None:
+            raise UnsupportedError(
+                f"{folder}: it keeps a state between runs ({', '.join(state)}), and not by assigning variables, which "
+                "could be inputs and outputs: export it so (stateful=False, return_state=True and initial_state)"
+            )
+        inputs += tuple(part.input for part in stateful.states)
+        outputs += tuple(part.output for part in stateful.states)
+        proto = _from_graph(*stateful.pure_graph())
+    else:
+        proto = _from_signature(folder, opened)
+    path.write_bytes(_finished(proto, inputs, outputs).SerializeToString())
 
 
 def _from_function(function: tf.types.experimental.PolymorphicFunction) -> onnx.ModelProto:
@@ -92,6 +102,7 @@ def _from_signature(folder: Path, opened: OpenedSavedModel) -> onnx.ModelProto:
 def _from_graph(frozen: tf.compat.v1.GraphDef, feeds: Mapping[str, str], fetches: Mapping[str, str]) -> onnx.ModelProto:
     import tf2onnx
 
+    frozen = without_complex_numbers(frozen)
     try:
         with quiet_tensorflow():
             proto, _ = tf2onnx.convert.from_graph_def(

@@ -14,11 +14,18 @@ import numpy as np
 from tightship.core import processor
 from tightship.core.keras_files import H5_SUFFIXES, KERAS_SUFFIXES, read_h5, read_keras
 from tightship.core.model import Form, Model
-from tightship.core.saved_model import OpenedSavedModel, is_saved_model, open_saved_model, write_saved_model
+from tightship.core.saved_model import (
+    OpenedSavedModel,
+    changes_state,
+    is_saved_model,
+    open_saved_model,
+    write_saved_model,
+)
 from tightship.core.session import Arrays
 from tightship.core.specs import TensorSpec
 from tightship.core.target import Precision, Target
 from tightship.core.tensorflow_runtime import require_keras, require_tensorflow
+from tightship.core.tensorflow_state import StatefulFunction, open_stateful
 from tightship.engines.engine import Engine
 from tightship.errors import EngineError, TightshipError
 
@@ -36,7 +43,7 @@ class TensorFlow(Engine):
     def precisions(self) -> tuple[Precision, ...]:
         return ("f32",)
 
-    def open(self, source: Model | Path | bytes, target: Target) -> _TensorFlowSession:
+    def open(self, source: Model | Path | bytes, target: Target) -> _TensorFlowSession | _StatefulSession:
         require_tensorflow("the tensorflow engine")
         if target.precision not in self.precisions():
             raise EngineError(f"the tensorflow engine has no {target.precision}; use f32")
@@ -49,7 +56,41 @@ class TensorFlow(Engine):
             raise EngineError(f"tensorflow cannot open the model: {error}") from error
 
 
-class _TensorFlowSession:
+class _Session:
+    """What sessions share: checking what they are given, and closing."""
+
+    target: Target
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def close(self) -> None:
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
+        # TensorFlow converts types silently, and would run without an input that no output needs.
+        for spec in self.inputs:
+            if spec.name not in inputs:
+                found = ", ".join(inputs)
+                raise EngineError(f"tensorflow failed while running: input {spec.name} is missing, found {found}")
+            dtype = inputs[spec.name].dtype
+            if dtype.name != spec.dtype and not (spec.dtype == "str" and dtype.kind in "OUS"):
+                raise EngineError(
+                    f"tensorflow failed while running: input {spec.name} is {spec.dtype}, found {dtype.name}"
+                )
+        if len(inputs) > len(self.inputs):
+            unknown = sorted(set(inputs) - {spec.name for spec in self.inputs})
+            raise EngineError(f"tensorflow failed while running: unknown input {', '.join(unknown)}")
+
+
+class _TensorFlowSession(_Session):
     def __init__(
         self, opened: OpenedSavedModel, target: Target, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
     ) -> None:
@@ -76,33 +117,44 @@ class _TensorFlowSession:
             self._opened.session.close()
             self._opened = None
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+class _StatefulSession(_Session):
+    """A SavedModel that keeps a state, run by TensorFlow itself: from a state that is given to what it becomes."""
 
-    def _check(self, inputs: Mapping[str, np.ndarray]) -> None:
-        # TensorFlow converts types silently, and would run without an input that no output needs.
-        for spec in self.inputs:
-            if spec.name not in inputs:
-                found = ", ".join(inputs)
-                raise EngineError(f"tensorflow failed while running: input {spec.name} is missing, found {found}")
-            dtype = inputs[spec.name].dtype
-            if dtype.name != spec.dtype and not (spec.dtype == "str" and dtype.kind in "OUS"):
-                raise EngineError(
-                    f"tensorflow failed while running: input {spec.name} is {spec.dtype}, found {dtype.name}"
-                )
-        if len(inputs) > len(self.inputs):
-            unknown = sorted(set(inputs) - {spec.name for spec in self.inputs})
-            raise EngineError(f"tensorflow failed while running: unknown input {', '.join(unknown)}")
+    def __init__(self, opened: OpenedSavedModel, function: StatefulFunction, target: Target) -> None:
+        self.target = target
+        self.inputs = opened.inputs + tuple(state.input for state in function.states)
+        self.outputs = opened.outputs + tuple(state.output for state in function.states)
+        self._function: StatefulFunction | None = function
+        opened.session.close()
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
+        if self._function is None:
+            raise EngineError("the tensorflow session is closed; open the model again")
+        self._check(inputs)
+        states = self._function.states
+        try:
+            for state in states:
+                state.variable.assign(inputs[state.name])
+            found = self._function.run({name: array for name, array in inputs.items() if name not in self._names})
+            after = {state.output.name: np.array(state.variable.numpy()) for state in states}
+        except Exception as error:  # TensorFlow has an error class of its own for each of its codes
+            raise EngineError(f"tensorflow failed while running: {_reason(error)}") from error
+        return {**found, **after}
+
+    @property
+    def _names(self) -> set[str]:
+        return {state.name for state in self._function.states} if self._function else set()
+
+    def close(self) -> None:
+        self._function = None
 
 
-def _open(source: Model | Path | bytes, target: Target, threads: int) -> _TensorFlowSession:
+def _open(source: Model | Path | bytes, target: Target, threads: int) -> _TensorFlowSession | _StatefulSession:
     if isinstance(source, Path) and is_saved_model(source):
         opened = open_saved_model(source, threads)
+        if changes_state(opened) and (stateful := open_stateful(source)) is not None:
+            return _StatefulSession(opened, stateful, target)
         return _TensorFlowSession(opened, target, opened.inputs, opened.outputs)
     model = _model(source)
     require_keras("the tensorflow engine")
