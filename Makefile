@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow interop fuzz check bench peers zoo docs clean
+.PHONY: help demo test test-slow interop fuzz check bench peers proto soak zoo docs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -48,11 +48,11 @@ demo: $(VENV)/.demo  ## train a small network on real data and optimize it; ends
 	$(BIN)/tightship optimize build/digits/digits.onnx --data build/digits/held_out.npz --max-drop 0.01 --goal size -o demo
 	@echo "The report: demo/report.html"
 
-test: $(VENV)/.dev  ## run the tests
-	$(BIN)/python -m pytest -m 'not slow' -n 2
+test: $(VENV)/.dev .clients/.made  ## run the tests, those with other people's clients of the inference protocol too
+	TIGHTSHIP_CLIENTS=.clients/bin/python $(BIN)/python -m pytest -m 'not slow' -n 2
 
-test-slow: $(VENV)/.dev .interop/.made  ## run the long checks too
-	TIGHTSHIP_INTEROP=.interop/bin/python $(BIN)/python -m pytest -m slow
+test-slow: $(VENV)/.dev .interop/.made .clients/.made  ## run the long checks too
+	TIGHTSHIP_INTEROP=.interop/bin/python TIGHTSHIP_CLIENTS=.clients/bin/python $(BIN)/python -m pytest -m slow
 
 interop: $(VENV)/.dev .interop/.made  ## check signatures both ways with OpenSSF's and Sigstore's own tools, in an environment of their own
 	TIGHTSHIP_INTEROP=.interop/bin/python $(BIN)/python -m pytest -m slow tests/package/test_signing_interop.py tests/package/test_keyless_interop.py tests/package/test_keyless_forged.py
@@ -65,11 +65,25 @@ check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+.serving-peers/.made:
+	@test -x .serving-peers/bin/python || $(PYTHON) -m venv .serving-peers
+	@echo '*' > .serving-peers/.gitignore
+	.serving-peers/bin/python -m pip install --quiet mlserver litserve bentoml 'ray[serve]' kserve onnxruntime fastapi
+	@touch $@
+
+serving-peers: .serving-peers/.made  ## servers to compare with, in an environment of their own
+
 peers: .peers/.made  ## quantizers to compare with, beside the environment and on top of it
 
 bench: $(VENV)/.bench  ## run every benchmark; results lie in benchmarks/results
 	-$(MAKE) peers
 	$(BIN)/python -m benchmarks
+
+proto: .clients/.made  ## make the gRPC service's descriptor of its .proto
+	cd src/tightship/serve/grpc_service && $(abspath .clients/bin/python) -m grpc_tools.protoc -I . --descriptor_set_out=open_inference.desc open_inference.proto
+
+soak: $(VENV)/.bench  ## SOAK_MINUTES (10) of good load and abuse against a server
+	$(BIN)/python -m benchmarks.serving.soak $(or $(SOAK_MINUTES),10)
 
 zoo: $(VENV)/.dev  ## convert every model of the zoo to every format; writes docs/zoo.md (hours)
 	$(BIN)/python -m benchmarks.zoo
@@ -79,4 +93,4 @@ docs: $(VENV)/.dev  ## write the generated pages of docs/ anew
 	$(BIN)/python docs/generate_coreml.py
 
 clean:           ## remove what the targets made, the environment included
-	rm -rf $(VENV) .interop .peers build demo dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .interop .clients .peers .serving-peers build demo dist .pytest_cache .mypy_cache .ruff_cache

@@ -18,7 +18,10 @@ TightshipError (1)
 ├── PackageError (11)           a package that is damaged, hostile or not one
 ├── SignatureError (12)         a package whose signature is missing, wrong or not trusted
 ├── SealError (13)              a seal that does not open: wrong key or passphrase, or changed bytes; which is not told
-└── RegistryError (14)          a registry that cannot be reached, refuses, or sends something else
+├── RegistryError (14)          a registry that cannot be reached, refuses, or sends something else
+└── ServeError (15)             a server that cannot start, or was asked for what it cannot do
+    ├── StateError                  a state that cannot be read or written, or workers that do not follow it
+    └── RolloutError                a rollout that cannot be started, or is not there to be ended
 
 A message says what the object is, what was expected, what was found, and what to do next. Ctrl-C ends with 130.
 """
@@ -41,8 +44,11 @@ __all__ = [
     "PackageError",
     "ParityError",
     "RegistryError",
+    "RolloutError",
     "SealError",
+    "ServeError",
     "SignatureError",
+    "StateError",
     "TightshipError",
     "UnknownFormat",
     "UnsupportedError",
@@ -154,6 +160,20 @@ class RegistryError(TightshipError):
     """A registry that cannot be reached, refuses, or sends something else than was asked for."""
 
     exit_code = 14
+
+
+class ServeError(TightshipError):
+    """A server that cannot start, or was asked for what it cannot do."""
+
+    exit_code = 15
+
+
+class StateError(ServeError):
+    """A server's state that cannot be read or written, or workers that do not follow it."""
+
+
+class RolloutError(ServeError):
+    """A rollout that cannot be started, or is not there to be ended."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ from tightship.package.assembly import sign_package, write_package
 from tightship.package.bom import bill_of_materials
 from tightship.package.certificates import load_certificates
 from tightship.package.contents import gather
+from tightship.package.declaring import ProcessingFiles
 from tightship.package.differences import Difference, differences
 from tightship.package.envelope import Envelope
 from tightship.package.keyless import Keyless
@@ -27,9 +28,22 @@ from tightship.package.signing import Signer, SigningKey, claim
 if TYPE_CHECKING:
     from cryptography.x509 import Certificate
 
-__all__ = ["Keyless", "Packed", "Unpacked", "Verification", "diff", "pack", "rekey", "sign", "unpack", "verify"]
+__all__ = [
+    "Keyless",
+    "Packed",
+    "ProcessingFiles",
+    "Unpacked",
+    "Verification",
+    "diff",
+    "pack",
+    "rekey",
+    "sign",
+    "unpack",
+    "verify",
+]
 
-OURS = frozenset({"artifacts", "evidence", "format.json", "manifest.json", "report.html", BOM, SIGNATURE})
+OURS = frozenset({"artifacts", "evidence", "format.json", "manifest.json", "processing", "report.html", BOM, SIGNATURE})
+NO_PROCESSING = ProcessingFiles()
 
 
 @dataclass(frozen=True)
@@ -90,27 +104,31 @@ def pack(
     key_passphrase: str | None = None,
     progress: Progress = SILENT,
     certificates: str | Path | None = None,
+    processing: ProcessingFiles = NO_PROCESSING,
 ) -> Packed:
     """Write one file that holds the models (one or more, for different targets), their evidence and a manifest.
 
     `models` are paths, or folders that `optimize` wrote. `sign_with` names a private key, and `key_passphrase` where
     its passphrase is, or is how to sign through Sigstore; `certificates` as in `sign`. `seal_to` are public keys of
-    those who may open it, and `passphrase` where a passphrase is that opens it too. The same inputs give the same
+    those who may open it, and `passphrase` where a passphrase is that opens it too. `processing` says how pictures,
+    texts or sounds become inputs, and what the outputs mean. The same inputs give the same
     bytes unless it is sealed or signed with randomness.
     """
     place = Path(output)
     _check_output(place, [Path(model) for model in models])
     contents = gather([str(model) for model in models], name or place.stem, version, licence, intended_use)
+    declared, beside = processing.load(contents.manifest.inputs, contents.manifest.outputs)
+    described = replace(contents.manifest, processing=declared)
     receivers = _receivers(seal_to, passphrase)
     signer, chain = _signer(sign_with, key_passphrase, certificates)
     with progress.step("packing"):
         manifest = write_package(
             place,
-            contents.manifest,
-            contents.files,
+            described,
+            {**contents.files, **beside},
             receivers,
             signer,
-            finish=lambda files: {BOM: bill_of_materials(contents.manifest, files)},
+            finish=lambda files: {BOM: bill_of_materials(described, files)},
             certificates=chain,
         )
     ids = tuple(map(_id_of, receivers))

@@ -11,6 +11,7 @@ import click
 
 import tightship
 from tightship.cli.commands import (
+    access,
     bench,
     check,
     compress,
@@ -27,7 +28,9 @@ from tightship.cli.commands import (
     push,
     recipes,
     rekey,
+    rollout,
     run,
+    serve,
     sign,
     verify,
     weights,
@@ -58,6 +61,9 @@ COMMANDS = (
     push.command,
     pull.command,
     export.command,
+    serve.command,
+    rollout.command,
+    access.command,
 )
 ABOUT = (doctor.command, formats.command, recipes.command)
 
@@ -76,7 +82,7 @@ def cli() -> None:
     \b
     Exit codes: 0 done; 1 failed; 2 usage; 3 model; 4 data; 5 unsupported;
     6 missing extra; 7 models differ; 8 budget not met; 9 engine; 10 output;
-    11 package; 12 signature; 13 seal; 14 registry; 130 interrupted.
+    11 package; 12 signature; 13 seal; 14 registry; 15 server; 130 interrupted.
     """
 
 

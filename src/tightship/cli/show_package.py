@@ -109,6 +109,7 @@ def _manifest(manifest: Manifest) -> Table:
         "made of": f"{manifest.source} {manifest.source_digest[:16]}".strip(),
         "history": "\n".join(map(str, manifest.history)),
         "verdict": manifest.verdict,
+        "takes": "\n".join(manifest.processing.told()) if manifest.processing else "",
         "metrics": "\n".join(f"{name} {value:.6g}" for name, value in manifest.metrics.items()),
         "files": "\n".join(
             f"{name} {words.bytes_text(record.size)} {record.sha256[:16]}" for name, record in manifest.files.items()

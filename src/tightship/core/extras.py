@@ -27,6 +27,13 @@ EXTRA_OF_MODULE = {
     "cyclonedx": "package",
     "pkcs11": "pkcs11",
     "oras": "registry",
+    "grpc": "serve",
+    "prometheus_client": "serve",
+    "starlette": "serve",
+    "uvicorn": "serve",
+    "opentelemetry": "tracing",
+    "PIL": "media",
+    "tokenizers": "media",
 }
 
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from tightship.package.manifest import Manifest
 from tightship.package.package import Package
+from tightship.package.processing import Processing
 
 __all__ = ["Difference", "differences"]
 
@@ -67,4 +68,8 @@ def _record(record: Any) -> str | None:
 
 def _lines(value: Any) -> list[str]:
     """A fact as lines of text: those that two packages have in common need not be shown."""
-    return value.splitlines() if isinstance(value, str) else [str(entry) for entry in value]
+    if isinstance(value, str):
+        return value.splitlines()
+    if value is None:
+        return []
+    return list(value.told()) if isinstance(value, Processing) else [str(entry) for entry in value]

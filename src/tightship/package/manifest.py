@@ -14,6 +14,8 @@ from tightship.core.target import Target
 from tightship.errors import PackageError
 from tightship.package import strict_json
 from tightship.package.archive import MAX_ENTRIES, check_names
+from tightship.package.declaring import check_known, check_packed
+from tightship.package.processing import Processing
 
 __all__ = [
     "BOM",
@@ -97,7 +99,7 @@ class Manifest:
 
     `recipe` is the text of a `recipe.toml`, `metrics` numbers by name, `source_digest` the digest of the model that
     the artifacts were made from, `verdict` what the evidence says about them. The first artifact is the one that runs
-    where none is named.
+    where none is named. `processing` is how a picture, text or sound becomes inputs, and what an output means.
     """
 
     name: str
@@ -115,11 +117,15 @@ class Manifest:
     source: str = ""
     source_digest: str = ""
     made_by: str = ""
+    processing: Processing | None = None
 
 
 def write_json(value: Header | Manifest) -> bytes:
     """Return the one JSON text of a value: fields and names in a fixed order."""
-    return msgspec.json.format(msgspec.json.encode(value, order="deterministic"), indent=1) + b"\n"
+    fields = msgspec.to_builtins(value, order="deterministic")
+    if fields.get("processing", ...) is None:  # so that older versions read a package that has none
+        del fields["processing"]
+    return msgspec.json.format(msgspec.json.encode(fields), indent=1) + b"\n"
 
 
 def read_header(data: bytes) -> Header:
@@ -151,6 +157,8 @@ def read_manifest(data: bytes, sealed: bool) -> Manifest:
         below = f"{artifact.path}/"
         if artifact.path not in manifest.files and not any(name.startswith(below) for name in manifest.files):
             raise PackageError(f"artifact {artifact.name!r} is at {artifact.path!r}, where the package has no file")
+    if manifest.processing is not None:
+        check_packed(manifest.processing, manifest.files)
     return manifest
 
 
@@ -167,6 +175,8 @@ def _read(data: bytes, kind: type[Read], name: str, limit: int) -> Read:
     try:
         value: Any = strict_json.load(data, limit)
         _refuse_unknown(value, kind)
+        if kind is Manifest and isinstance(value, dict):
+            check_known(value.get("processing"), Processing, "processing.")
         return msgspec.convert(value, kind)
     except (ValueError, msgspec.ValidationError) as error:
         raise PackageError(f"{name} is not what the format says: {str(error)[:300]}") from error

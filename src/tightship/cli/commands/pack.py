@@ -31,6 +31,9 @@ __all__ = ["command"]
     "--seal", "seal_to", multiple=True, metavar="NAME.pub", help="Only this receiver can open it; repeatable."
 )
 @click.option("--passphrase-file", "passphrase", metavar="FILE", help="Seal it; this passphrase opens it.")
+@click.option("--processing", "declaration", metavar="FILE.toml", help="How a picture, text or sound becomes inputs.")
+@click.option("--labels", metavar="FILE", help="Names of the classes that it tells apart, one per line.")
+@click.option("--tokenizer", metavar="FILE", help="The tokenizer.json that makes its inputs of a text.")
 @output.json_option
 def command(
     models: tuple[str, ...],
@@ -45,6 +48,9 @@ def command(
     keyless: Keyless | None,
     seal_to: tuple[str, ...],
     passphrase: str | None,
+    declaration: str | None,
+    labels: str | None,
+    tokenizer: str | None,
     as_json: bool,
 ) -> None:
     """Put MODELS, for one or more targets, and the evidence beside them into one file.
@@ -56,6 +62,7 @@ def command(
     tightship pack model.onnx model.xml -o model.ship --name digits --licence Apache-2.0
     tightship pack out -o model.ship --sign signer.key --seal receiver.pub
     tightship pack out -o model.ship --sign signer.key --certificate chain.pem
+    tightship pack model.onnx -o model.ship --processing picture.toml --labels labels.txt
     """
     from tightship.api import packing
     from tightship.cli import show_package
@@ -76,5 +83,6 @@ def command(
             key_passphrase,
             progress,
             certificates,
+            packing.ProcessingFiles(declaration, labels, tokenizer),
         )
     output.answer(made, as_json, lambda: show_package.packed(made))

@@ -1,0 +1,1 @@
+"""How the server stands load and abuse, and how it compares."""
