@@ -66,9 +66,10 @@ check: $(VENV)/.dev  ## lint, formatting, types
 	$(BIN)/mypy
 
 .serving-peers/.made:
-	@test -x .serving-peers/bin/python || $(PYTHON) -m venv .serving-peers
-	@echo '*' > .serving-peers/.gitignore
-	.serving-peers/bin/python -m pip install --quiet mlserver litserve bentoml 'ray[serve]' kserve onnxruntime fastapi
+	@mkdir -p .serving-peers && echo '*' > .serving-peers/.gitignore
+	@for each in one two; do test -x .serving-peers/$$each/bin/python || $(PYTHON) -m venv .serving-peers/$$each; done
+	for peer in 'fastapi uvicorn uvloop httptools onnxruntime' litserve bentoml mlserver; do .serving-peers/one/bin/python -m pip install --quiet $$peer || exit 1; done
+	.serving-peers/two/bin/python -m pip install --quiet kserve 'ray[serve]' 'protobuf<7' onnxruntime
 	@touch $@
 
 serving-peers: .serving-peers/.made  ## servers to compare with, in an environment of their own

@@ -31,7 +31,10 @@ SECONDS = 3.0
 START_S = 120
 WIDTH = 64
 HERE = Path(__file__).parent
-PEERS = Path(os.environ.get("TIGHTSHIP_SERVING_PEERS", HERE.parent.parent / ".serving-peers/bin/python"))
+PEERS = Path(os.environ.get("TIGHTSHIP_SERVING_PEERS", HERE.parent.parent / ".serving-peers"))
+"""Two environments, `one` and `two`: MLServer's requirements and KServe's exclude each other."""
+
+SECOND = ("kserve_sdk.py", "ray_serve.py")
 PATH = "/v2/models/model/infer"
 
 
@@ -82,7 +85,8 @@ def servers(model: Path, folder: Path) -> list[Server]:
     ours += ("--state", str(folder / "state"))
 
     def peer(script: str, port: int, *more: str) -> tuple[str, ...]:
-        return (str(PEERS), str(HERE / "peers" / script), str(model), str(port), *more)
+        python = PEERS / ("two" if script in SECOND else "one") / "bin" / "python"
+        return (str(python), str(HERE / "peers" / script), str(model), str(port), *more)
 
     found = [
         Server("tightship", ours, 18801, body=v2),

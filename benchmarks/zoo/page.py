@@ -22,11 +22,6 @@ CAUSES = (
         r"prelu op: rank 3 or rank 5 input is only supported",
         "coremltools: Core ML's prelu of vectors wants one slope for all channels; MTCNN's has one for each.",
     ),
-    (
-        r"keeps a state between runs",
-        "With its state inside it computes something else each time; its two halves, whose state is an input, are in "
-        "the table as model_1 and model_2.",
-    ),
 )
 """Why cells fail whose message (a regular expression) does not say all of it, and whose fault it is."""
 

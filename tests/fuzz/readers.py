@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tests.fuzz import warm_child
+from tests.fuzz import media, warm_child
 from tightship.weights import Tensor, Weights, container_of
 
 if TYPE_CHECKING:
@@ -203,5 +203,8 @@ READERS = {
         Reader("package", ".ship", _package_seeds, _read_package),
         Reader("decoder", ".json", _decoder_seeds, _read_decoder),
         Reader("tflite", ".tflite", _tflite_seeds, _read_tflite),
+        Reader("picture", ".png", media.picture_seeds, media.read_picture),
+        Reader("sound", ".wav", media.sound_seeds, media.read_sound),
+        Reader("processing", ".toml", media.declaration_seeds, media.read_declaration),
     )
 }

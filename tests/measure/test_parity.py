@@ -267,6 +267,12 @@ def test_names_may_differ_where_position_tells() -> None:
     assert compare(linear(), linear(x="input_1", y="t743")).agrees
 
 
+def test_names_that_are_but_positions_are_paired_by_position() -> None:
+    assert parity.pair(["input_1", "state"], ["input_0", "input_1"]) == {"input_1": "input_0", "state": "input_1"}
+    assert parity.pair(["a", "b"], ["b", "a"]) == {"a": "a", "b": "b"}
+    assert parity.pair(["a", "b"], ["x", "a"]) == {"a": "a", "b": "x"}
+
+
 def test_several_inputs_are_paired_by_name_whatever_their_order() -> None:
     body = "g (float[n, 8] {}, float[n, 8] {}) => (float[n, 8] y) {{ y = Sub(a, b) }}"
     dataset = data(a=normal(6, 8), b=normal(6, 8, seed=1))

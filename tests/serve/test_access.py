@@ -195,7 +195,7 @@ def test_revoking_a_key_that_is_not_there_names_the_nearest(keys: ApiKeys) -> No
 def test_the_first_start_writes_the_administrators_key_for_its_owner_alone(keys: ApiKeys, tmp_path: Path) -> None:
     path = keys.ensure_admin(tmp_path)
     assert path is not None and stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert Access(keys).check(path.read_bytes().strip(), ADMIN).name == "first start"
+    assert Access(keys).check(path.read_bytes().strip(), ADMIN).name == "administrator"
     assert keys.ensure_admin(tmp_path) is None
 
 
@@ -212,7 +212,7 @@ def test_a_first_start_that_was_killed_between_file_and_row_is_completed(keys: A
 def test_a_revoked_administrators_key_does_not_come_back_by_itself(keys: ApiKeys, tmp_path: Path) -> None:
     path = keys.ensure_admin(tmp_path)
     assert path is not None
-    keys.revoke("first start")
+    keys.revoke("administrator")
     assert keys.ensure_admin(tmp_path) is None
     with pytest.raises(Unauthorised):
         Access(keys).check(path.read_bytes().strip(), ADMIN)

@@ -30,10 +30,17 @@ class Echo:
         self.gate = asyncio.Event()
         self.entered = asyncio.Event()
         self.cancelled = asyncio.Event()
+        self.answered_at_once = 0
         self.headers: Any = ((b"content-type", b"text/plain"),)
 
     def hot(self, path: str) -> bool:
         return path.startswith("/hot")
+
+    def at_once(self, path: str, headers: dict[bytes, bytes], body: bytes) -> Any:
+        if path != "/hot/quick" or body == b"wait":
+            return None
+        self.answered_at_once += 1
+        return 200, body, (*self.headers, (b"content-length", b"%d" % len(body)))
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         self.entered.set()
@@ -90,10 +97,9 @@ class Server:
             connection.sweep(time.monotonic() + later_s)
 
     async def ask(self, sent: bytes) -> bytes:
-        """Send, say that no more comes, and return all that is answered."""
+        """Send a request that is the last, and return all that is answered."""
         reader, writer = await self.connect()
-        writer.write(sent)
-        writer.write_eof()
+        writer.write(sent.replace(b"Host: a", b"Connection: close", 1))
         return await asyncio.wait_for(reader.read(), 20)
 
 
@@ -136,6 +142,43 @@ def test_requests_sent_ahead_are_answered_in_their_order(path: bytes) -> None:
         writer.write(b"".join(POST % (path, 4) + b"%04d" % number for number in range(500)))
         for number in range(500):
             assert (await answer(reader))[1] == b"%04d" % number
+        writer.close()
+
+    served(talk)
+
+
+def test_requests_that_begin_as_the_one_before_are_answered_at_once_where_they_can_be() -> None:
+    async def talk(server: Server) -> None:
+        reader, writer = await server.connect()
+        for word in (b"parsed", b"quick1", b"quick2", b"four", b"wait", b"five"):
+            writer.write(POST % (b"/hot/quick", len(word)) + word)
+            head, body = await answer(reader)
+            assert head.startswith(b"HTTP/1.1 200 OK\r\ndate: now\r\n") and body == word
+        writer.write((POST % (b"/hot/quick", 4) + b"same") * 3)  # sent ahead: parsed
+        assert [(await answer(reader))[1] for _ in range(3)] == [b"same"] * 3
+        request = POST % (b"/hot/quick", 4) + b"half"
+        writer.write(request[:-2])
+        await asyncio.sleep(0.02)
+        writer.write(request[-2:])
+        assert (await answer(reader))[1] == b"half"
+        writer.close()
+        assert server.application.answered_at_once == 3
+
+    served(talk)
+
+
+def test_a_body_that_looks_like_a_request_is_a_body() -> None:
+    async def talk(server: Server) -> None:
+        inner = POST % (b"/hot/quick", 2) + b"in"
+        outer = POST % (b"/cold", len(inner))
+        reader, writer = await server.connect()
+        writer.write(inner)
+        assert (await answer(reader))[1] == b"in"
+        writer.write(outer)
+        await server.application.entered.wait()
+        await asyncio.sleep(0.02)
+        writer.write(inner)  # the very bytes of a request before, where a body is awaited
+        assert (await answer(reader))[1] == inner
         writer.close()
 
     served(talk)

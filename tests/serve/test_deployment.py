@@ -229,6 +229,11 @@ def test_external_data_is_copied_with_its_model(house: House, tmp_path: Path) ->
 def test_what_is_not_there_is_told(house: House, tmp_path: Path) -> None:
     with pytest.raises(ArtifactNotFound, match="no such file on the server's machine"):
         deployment(house).packages.accept(tmp_path / "none.ship")
+    (tmp_path / "folder.ship").mkdir()
+    with pytest.raises(ArtifactNotFound, match="is not a file; a package is one"):
+        deployment(house).packages.accept(tmp_path / "folder.ship")
+    with pytest.raises(ArtifactNotFound, match=r"no such file on the server's machine|cannot be read by the server"):
+        deployment(house).packages.accept(f"/{'x' * 5000}.ship")
 
 
 def test_versions_that_nobody_will_go_back_to_are_forgotten(house: House) -> None:

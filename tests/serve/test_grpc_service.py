@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -232,6 +232,29 @@ def test_a_deadline_travels_to_the_model_and_ends_the_call(running: Running, mon
     assert failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert blocked.cancelled.wait(10)
     assert began < blocked.deadlines[0] < began + 0.4
+
+
+class Spans:
+    """Stands in for tracing: keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[str, str, dict[str, Any]]] = []
+
+    def start(self, name: str, headers: Mapping[str, str]) -> tuple[str, str]:
+        return name, headers["traceparent"]
+
+    def end(self, span: tuple[str, str], failure: str = "", **attributes: Any) -> None:
+        self.told.append((span[1], failure, attributes))
+
+
+def test_a_traced_call_is_a_span_below_its_callers(running: Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    spans = Spans()
+    monkeypatch.setattr(running.service, "tracing", spans)
+    running.call("ModelInfer", infer_request(ONES), metadata=(("traceparent", "t1"),))
+    running.fails("ModelInfer", infer_request(ONES, version="9"), metadata=(("traceparent", "t2"),))
+    (first, _, good), (second, failure, bad) = spans.told
+    assert (first, good["model"], good["version"], good["rpc__response__status_code"]) == ("t1", "double", "1", "OK")
+    assert (second, bad["rpc__response__status_code"]) == ("t2", "NOT_FOUND") and "loaded: 1" in failure
 
 
 def test_an_error_that_nobody_foresaw_is_told_to_the_log_alone(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -124,6 +125,24 @@ def test_a_file_whose_removal_was_cut_short_counts_once(tmp_path: Path) -> None:
     assert folder.totals().of("m", "1").requests == 5
     folder.retire()
     assert folder.totals().of("m", "1").requests == 5
+
+
+def test_scrapes_that_come_at_once_never_see_a_counter_go_back(tmp_path: Path) -> None:
+    folder, metrics = MetricsFolder(tmp_path), Metrics()
+    seen: list[list[int]] = [[], [], []]
+
+    def scrape(mine: list[int]) -> None:
+        for _ in range(60):
+            metrics.observe("m", "1", 0.001)
+            folder.write(metrics)
+            mine.append(folder.totals().of("m", "1").requests)
+
+    threads = [threading.Thread(target=scrape, args=(mine,)) for mine in seen]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert all(len(mine) == 60 and mine == sorted(mine) for mine in seen)
 
 
 def test_a_damaged_file_is_left_out(tmp_path: Path) -> None:

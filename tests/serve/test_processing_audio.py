@@ -187,7 +187,7 @@ WAV = encoded((wave(100) * 32767).astype(np.int16))
     "body",
     [b"", b"RIFF", WAV[:20], WAV[:36], b"OggS" + WAV[4:], WAV.replace(b"data", b"atad"),
      WAV[:20] + b"\x11\x00" + WAV[22:], WAV[:22] + b"\x00\x00" + WAV[24:], WAV[:24] + b"\0\0\0\0" + WAV[28:],
-     encoded(np.full((10, 1), np.nan, np.float32))],
+     encoded(np.full((10, 1), np.nan, np.float32)), encoded(np.full((10, 1), 1e30, np.float32))],
 )  # fmt: skip
 def test_what_is_no_wav_that_can_be_read_is_a_bad_request(body: bytes) -> None:
     with pytest.raises(BadRequest, match="WAV"):

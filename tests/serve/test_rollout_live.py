@@ -16,8 +16,11 @@ from tests.serve.live import LiveServer, serving
 from tests.serve.load import Load
 from tightship.cli import main
 from tightship.errors import RolloutError
+from tightship.serve.database import Database
 from tightship.serve.rollout.client import Server
 from tightship.serve.rollout.status import Order, Status
+from tightship.serve.state import State
+from tightship.serve.workers import Workers
 
 QUICK = Order("", steps=(50.0, 100.0), every_s=0.3, min_requests=20, shadow=0.2)
 
@@ -33,6 +36,14 @@ class Live:
     def start(self, model: str, kind: str, order: Order = QUICK) -> Status:
         path = candidates.write(self.folder, kind)
         return self.server.start(replace_order(order, model=model, path=str(path)))
+
+    def until_it_runs(self, model: str) -> None:
+        """Wait until the new version is tried, and every worker knows."""
+        while self.server.list(model, limit=1)[0].rollout.state == "preparing":
+            time.sleep(0.05)
+        database = Database(self.http.state / "state.sqlite")
+        Workers(database).wait_until_applied(State(database).revision())
+        database.close()
 
     def load(self, model: str) -> Load:
         return Load.start(self.http.http_port, model, candidates.BODY, self.folder)
@@ -53,7 +64,7 @@ def replace_order(order: Order, **fields: Any) -> Order:
 def live(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     folder = tmp_path_factory.mktemp("rollouts")
     good = candidates.write(folder, "good")
-    names = ("quick", "wrong", "broken", "lame", "sticky", "asked", "spoken")
+    names = ("quick", "wrong", "broken", "lame", "sticky", "asked", "spoken", "often")
     paths = [good.rename(folder / "quick.onnx"), *(folder / f"{name}.onnx" for name in names[1:])]
     for path in paths[1:]:
         path.write_bytes(paths[0].read_bytes())
@@ -68,14 +79,26 @@ def test_no_request_fails_while_versions_are_promoted_and_taken_back(live: Live)
     back = live.server.rollback("quick", "a rehearsal")
     assert (back.rollout.new, back.rollout.state) == ("1", "promoted")
     live.start("quick", "better", replace_order(QUICK, every_s=60.0))
-    while live.server.list("quick", limit=1)[0].rollout.state == "preparing":
-        time.sleep(0.05)
+    live.until_it_runs("quick")
     live.server.abort("quick", "enough")
     found = load.stop()
     assert found["failed"] == []
     assert found["answered"]["1"] > 100
     assert found["answered"]["2"] > 100
     assert live.version("quick") == "1"
+
+
+@pytest.mark.slow
+def test_no_request_fails_in_many_promotions_and_rollbacks(live: Live) -> None:
+    """Versions come and go, are unloaded at once, and are loaded again, while others ask without a pause."""
+    load = live.load("often")
+    order = replace_order(QUICK, steps=(100.0,), every_s=0.0, keep_old_s=0.0, shadow=0.5)
+    for _ in range(20):
+        assert live.server.wait(live.start("often", "better", order), 0.05).rollout.state == "promoted"
+        assert live.server.rollback("often").rollout.state == "promoted"
+    found = load.stop()
+    assert found["failed"] == []
+    assert min(found["answered"].values()) > 1000
 
 
 def test_a_version_that_answers_otherwise_is_taken_back_within_seconds(live: Live) -> None:
@@ -110,8 +133,7 @@ def test_a_version_that_is_slow_is_taken_back(live: Live) -> None:
 
 def test_callers_with_a_key_stay_with_their_version_on_every_worker(live: Live) -> None:
     live.start("sticky", "better", replace_order(QUICK, steps=(50.0, 100.0), every_s=60.0))
-    while live.server.list("sticky", limit=1)[0].rollout.state == "preparing":
-        time.sleep(0.05)
+    live.until_it_runs("sticky")
     seen = {key: {live.version("sticky", {"X-Sticky-Key": key}) for _ in range(6)} for key in map(str, range(12))}
     live.server.abort("sticky")
     assert all(len(versions) == 1 for versions in seen.values())
@@ -189,8 +211,7 @@ def test_the_commands_tell_what_happens(live: Live, capsys: pytest.CaptureFixtur
     assert (code, told.startswith("spoken: version 1 -> 2, canary, preparing")) == (0, True)
     code, told = run("start", "spoken", path)
     assert (code, "(409): rollout" in told) == (15, True)
-    while live.server.list("spoken", limit=1)[0].rollout.state == "preparing":
-        time.sleep(0.05)
+    live.until_it_runs("spoken")
     assert "step 1 of 2: 0.1 of requests go to 2" in run("status", "spoken")[1]
     assert json.loads(run("status", "--json", "--running")[1])[0]["rollout"]["model"] == "spoken"
     assert "spoken: version 1 -> 2, canary, promoted good" in run("promote", "spoken", "--why", "good")[1]

@@ -19,7 +19,7 @@ class Onnx(Model):
             output = InferOutput(entry.name, list(array.shape), "FP32")
             output.set_data_from_numpy(array, binary_data=False)
             outputs.append(output)
-        return InferResponse(payload.id, "model", outputs)
+        return InferResponse(payload.id or "1", "model", outputs)
 
 
 if __name__ == "__main__":

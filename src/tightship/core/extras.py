@@ -31,6 +31,7 @@ EXTRA_OF_MODULE = {
     "prometheus_client": "serve",
     "starlette": "serve",
     "uvicorn": "serve",
+    "ray": "cluster",
     "opentelemetry": "tracing",
     "PIL": "media",
     "tokenizers": "media",

@@ -71,15 +71,17 @@ class _OrtSession:
         self.inputs = tuple(_spec(node) for node in self._session.get_inputs())
         self.outputs = tuple(_spec(node) for node in self._session.get_outputs())
         self._names = [spec.name for spec in self.outputs]
+        # `InferenceSession.run` looks at every input in Python before it calls this: as much work as a tiny model is.
+        self._run: Any = getattr(getattr(self._session, "_sess", None), "run", None) or self._session.run
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         try:
-            return dict(zip(self._names, self._session.run(self._names, dict(inputs)), strict=True))
+            return dict(zip(self._names, self._run(self._names, dict(inputs), None), strict=True))
         except Exception as error:
             raise EngineError(f"onnxruntime failed while running: {_first_line(error)}") from error
 
     def close(self) -> None:
-        self._session = None
+        self._session = self._run = None
         self._weights = {}
 
     def __enter__(self) -> Self:

@@ -155,9 +155,18 @@ def _different_interface(first: Session, second: Session) -> str:
 
 
 def pair(names: Sequence[str], others: Sequence[str]) -> dict[str, str]:
-    """Pair equal names, and the names that are left by position."""
+    """Pair equal names, and the names that are left by position; all by position where one side's are but numbers.
+
+    Files that know positions only (ExecuTorch's) call their inputs input_0, input_1, ..., as another may call one.
+    """
+    if _are_positions(names) or _are_positions(others):
+        return dict(zip(names, others, strict=True))
     left = iter([other for other in others if other not in names])
     return {name: name if name in others else next(left) for name in names}
+
+
+def _are_positions(names: Sequence[str]) -> bool:
+    return any(list(names) == [f"{kind}_{index}" for index in range(len(names))] for kind in ("input", "output"))
 
 
 def _merged(ours: TensorSpec, theirs: TensorSpec) -> TensorSpec | None:

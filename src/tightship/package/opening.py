@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tightship import engines, formats
 from tightship.core import atomic
@@ -28,7 +29,9 @@ from tightship.package.keys import PrivateKey, load_passphrase, load_private, lo
 from tightship.package.recipients import Passphrase
 from tightship.package.secret_places import read_file
 from tightship.package.signing import Trusted
-from tightship.search import Source
+
+if TYPE_CHECKING:
+    from tightship.search import Source
 
 __all__ = ["NO_KEYS", "SUFFIX", "Identity", "Keys", "Sigstore", "is_package", "open_session", "read_packed"]
 
@@ -80,15 +83,6 @@ def _trusted(path: str) -> tuple[Trusted, ...]:
 NO_KEYS = Keys()
 
 
-@dataclass(frozen=True)
-class _PackedSource(Source):
-    """A model from a package; what it is run from stays in memory."""
-
-    @property
-    def loadable(self) -> Path | Model:
-        return self.model
-
-
 def is_package(source: str | Path) -> bool:
     """Whether `source` is called as packages are."""
     return str(source).lower().endswith(SUFFIX)
@@ -102,13 +96,15 @@ def read_packed(
     ONNX models are read from memory. Others are put into a folder in memory, and without one that of a sealed package
     is not opened: `UnsupportedError`.
     """
+    from tightship.package.packed_source import PackedSource, Source  # they bring the search, which a server leaves out
+
     with keys.open(path) as package:
         artifact = choose(package, name)
         if artifact.format == "onnx":
             model = replace(_onnx(package, artifact, thorough=True), history=package.manifest.history)
             target = Target(formats.FORMATS["onnx"].engine)
             packed = Artifact(Path(path), artifact.format)
-            return _PackedSource(packed, fix_input_shapes(model, shapes or {}), package.digest, target)
+            return PackedSource(packed, fix_input_shapes(model, shapes or {}), package.digest, target)
         folder = _unpacked(package, artifact)
     try:
         found = formats.recognise(str(folder / Path(artifact.path).name))

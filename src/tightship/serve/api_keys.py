@@ -111,7 +111,7 @@ class ApiKeys:
             _write_secret(path, f"ts_{secrets.token_hex(6)}_{secrets.token_hex(32)}")
         key = path.read_text(encoding="ascii").strip()
         with suppress(UsageError):  # another process was quicker
-            self._insert(_record(key, "first start", (ADMIN,), 0.0, 0.0))
+            self._insert(_record(key, "administrator", (ADMIN,), 0.0, 0.0))
         return path
 
     def _insert(self, record: KeyRecord) -> None:

@@ -17,7 +17,7 @@ import msgspec
 from tightship.serve.access import INFER
 from tightship.serve.bodies import ClientGone, Receive, read_body
 from tightship.serve.failures import BadRequest
-from tightship.serve.grpc_service.foreseen import foreseen
+from tightship.serve.foreseen import foreseen
 from tightship.serve.loaded import LoadedModel
 from tightship.serve.logs import request_id
 from tightship.serve.protocol.answers import Headers, json_headers
@@ -46,7 +46,7 @@ MEDIA = (b"image/", b"audio/", b"text/")
 class _Inference:
     """One request for inference: what it asks for, and who answers as soon as that is chosen."""
 
-    __slots__ = ("headers", "loaded", "shadow", "span", "started", "target")
+    __slots__ = ("alone", "headers", "loaded", "shadow", "span", "started", "target")
 
     def __init__(self, target: Target, headers: dict[bytes, bytes]) -> None:
         self.started = perf_counter()
@@ -55,6 +55,7 @@ class _Inference:
         self.loaded: LoadedModel | None = None
         self.shadow: LoadedModel | None = None
         self.span: Span | None = None
+        self.alone = False
 
 
 class Application:
@@ -84,6 +85,20 @@ class Application:
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
+    def at_once(self, path: str, headers: dict[bytes, bytes], body: bytes) -> tuple[int, bytes, Headers] | None:
+        """Answer a request for inference that needs no waiting: status, body and headers. None where it needs some."""
+        target = self._targets.get(path)
+        served = None if target is None else self._service.catalogue.models.get(target[0])
+        if target is None or served is None or served.only is None or not served.only.inline:
+            return None
+        inference = _Inference(target, headers)
+        try:
+            self._admit(inference)
+            return self._quick_answer(inference, self._read(inference, body))
+        except Exception as error:
+            inference.headers = dict(headers)
+            return self._failed(inference, error)
+
     def hot(self, path: str) -> bool:
         """Whether a request for this path is inference, which mostly needs no waiting."""
         return path in self._targets
@@ -98,9 +113,9 @@ class Application:
         parts = str(scope["raw_path"], "latin-1").split("/") if "raw_path" in scope else scope["path"].split("/")
         target: Target | None = None
         match parts:
-            case ["", "v2", "models", model, "infer"]:
+            case ["", "v2", "models", model, "infer"] if model:
                 target = (unquote(model), None)
-            case ["", "v2", "models", model, "versions", version, "infer"]:
+            case ["", "v2", "models", model, "versions", version, "infer"] if model and version:
                 target = (unquote(model), unquote(version))
         if target is not None and target[0] in self._service.catalogue.models and len(scope["path"]) < MAX_PATH:
             if len(self._targets) >= MAX_KNOWN_PATHS:
@@ -110,39 +125,61 @@ class Application:
 
     async def _infer(self, inference: _Inference, receive: Receive) -> tuple[int, bytes, Headers]:
         """Return status, body and headers of the answer."""
+        self._admit(inference)
+        self._service.catalogue.model(inference.target[0])
+        body = await read_body(inference.headers, receive, self._max_body_bytes)
+        request = self._read(inference, body)
+        found = self._quick_answer(inference, request)
+        if found is not None:
+            return found
+        loaded = inference.loaded
+        assert loaded is not None
+        if request is None:
+            answer = await self._interpreted(inference, loaded, body)
+            return self._counted(inference, loaded, answer, json_headers(answer))
+        outputs = await self._service.infer(loaded, inference.shadow, request.inputs, _deadline(request))
+        return self._counted(inference, loaded, *loaded.answers.write(request, outputs))
+
+    def _admit(self, inference: _Inference) -> None:
+        """Begin the span of a request, and check that who asks may."""
         service, headers = self._service, inference.headers
-        model, version = inference.target
         if service.tracing is not None:
             inference.span = service.tracing.start("infer", _texts(headers))
         if service.access is not None:
-            service.access.check(headers.get(b"authorization") or headers.get(b"x-api-key"), INFER)
-        service.catalogue.model(model)
-        body = await read_body(headers, receive, self._max_body_bytes)
-        served = service.catalogue.model(model)  # again: it may have changed while the body arrived
+            service.access.check(_credential(headers), INFER)
+
+    def _read(self, inference: _Inference, body: bytes) -> InferRequest | None:
+        """Choose who answers, and read the request: None where it is not tensors but a picture, text or sound."""
+        model, version = inference.target
+        headers = inference.headers
+        served = self._service.catalogue.model(model)
         loaded = served.only if version is None else None
         if loaded is None:
-            loaded, inference.shadow = served.choose(version, headers.get(STICKY))
+            loaded, inference.shadow = served.choose(version, headers.get(STICKY), _credential(headers))
         inference.loaded = loaded
+        inference.alone = served.only is loaded
         if headers.get(b"content-type", b"").startswith(MEDIA):
-            answer = await self._interpreted(inference, loaded, body)
-            described = json_headers(answer)
-        else:
-            request = loaded.requests.read(body, headers.get(HEADER_LENGTH))
-            if served.only is loaded and loaded.quick(request.n_elements):
-                outputs = loaded.run(request.inputs)
-            else:
-                outputs = await service.infer(loaded, inference.shadow, request.inputs, _deadline(request))
-            answer, described = loaded.answers.write(request, outputs)
-        self._count(inference, loaded)
-        if REQUEST_ID in headers:
-            described = (*described, (REQUEST_ID, request_id(headers[REQUEST_ID]).encode()))
-        return 200, answer, described
+            return None
+        return loaded.requests.read(body, headers.get(HEADER_LENGTH))
 
-    def _count(self, inference: _Inference, loaded: LoadedModel) -> None:
+    def _quick_answer(self, inference: _Inference, request: InferRequest | None) -> tuple[int, bytes, Headers] | None:
+        """Answer what is run on the loop; None for what is not, or is part of a rollout."""
+        loaded = inference.loaded
+        if request is None or loaded is None or not inference.alone or not loaded.quick(request.n_elements):
+            return None
+        answer, headers = loaded.answers.write(request, loaded.run_at_once(request.inputs))
+        return self._counted(inference, loaded, answer, headers)
+
+    def _counted(
+        self, inference: _Inference, loaded: LoadedModel, answer: bytes, headers: Headers
+    ) -> tuple[int, bytes, Headers]:
         seconds = perf_counter() - inference.started
         self._service.metrics.observe(loaded.name, loaded.version, seconds)
         if self._service.log.every or inference.span is not None:
             self._tell(inference, seconds, 200)
+        if REQUEST_ID in inference.headers:
+            headers = (*headers, (REQUEST_ID, request_id(inference.headers[REQUEST_ID]).encode()))
+        return 200, answer, headers
 
     async def _interpreted(self, inference: _Inference, loaded: LoadedModel, body: bytes) -> bytes:
         """Answer a picture, a text or a sound, as the package's processing says."""
@@ -154,7 +191,7 @@ class Application:
                 "(application/json or application/octet-stream), or pack it with --processing"
             )
         arrays = await asyncio.to_thread(processor.prepare, body, content_type)
-        outputs = await self._service.infer(loaded, inference.shadow, arrays)
+        outputs = await self._service.infer(loaded, inference.shadow, arrays, posted=(body, content_type))
         told = processor.interpret(outputs)
         return msgspec.json.encode({"model_name": loaded.name, "model_version": loaded.version, **told})
 
@@ -199,6 +236,10 @@ def failure_answer(error: Exception, number: str) -> tuple[int, bytes, Headers]:
 def error_body(message: str) -> bytes:
     """Return an error as the protocol's JSON."""
     return msgspec.json.encode({"error": message})
+
+
+def _credential(headers: Mapping[bytes, bytes]) -> bytes | None:
+    return headers.get(b"authorization") or headers.get(b"x-api-key")
 
 
 def _deadline(request: InferRequest) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 
 from tightship.serve.failures import BadRequest, TooLarge, TooSlow
 
-__all__ = ["ClientGone", "Receive", "read_body"]
+__all__ = ["ClientGone", "Receive", "check_announced", "read_body"]
 
 Receive = Callable[[], Awaitable[Any]]
 
@@ -26,9 +26,7 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes:
     Raises `TooLarge`, `TooSlow` where the connection's patience ended, `BadRequest` for an unknown or damaged packing,
     and `ClientGone`.
     """
-    announced = headers.get(b"content-length")
-    if announced is not None and announced.isdigit() and int(announced) > max_bytes:
-        raise TooLarge(f"the body has {int(announced):,} bytes; {max_bytes:,} are allowed (--max-body)")
+    check_announced(headers, max_bytes)
     try:
         message = await receive()
         if message["type"] == "http.disconnect":
@@ -42,6 +40,13 @@ async def read_body(headers: Mapping[bytes, bytes], receive: Receive, max_bytes:
         raise TooLarge(f"the body is longer than the {max_bytes:,} bytes that are allowed (--max-body)")
     encoding = headers.get(b"content-encoding")
     return body if encoding is None else _unpacked(body, encoding, max_bytes)
+
+
+def check_announced(headers: Mapping[bytes, bytes], max_bytes: int) -> None:
+    """Raise `TooLarge` where the headers announce a body longer than allowed."""
+    announced = headers.get(b"content-length")
+    if announced is not None and announced.isdigit() and int(announced) > max_bytes:
+        raise TooLarge(f"the body has {int(announced):,} bytes; {max_bytes:,} are allowed (--max-body)")
 
 
 async def _rest(first: bytes, receive: Receive, max_bytes: int) -> bytes:

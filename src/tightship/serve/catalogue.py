@@ -43,15 +43,20 @@ class Served:
         """Whether a request that names no version is answered."""
         return self.routes is not None and self.routes.stable in self.versions
 
-    def choose(self, asked: str | None, sticky_key: bytes | None) -> tuple[LoadedModel, LoadedModel | None]:
+    def choose(
+        self, asked: str | None, sticky_key: bytes | None, credential: bytes | None = None
+    ) -> tuple[LoadedModel, LoadedModel | None]:
         """Return the version that answers, and the one that gets the same request unseen, if any.
 
+        `credential` is what the caller showed, by which callers stay with their version where the rollout says so.
         Raises `NoSuchModel` for a version that is not loaded, `NotReady` where none answers yet.
         """
         if asked is None and self.routes is None:
             raise NotReady(f"no version of {self.name} answers yet; ask again soon")
         if self.routes is None:
             return self.version(asked or ""), None
+        if sticky_key is None and self.routes.by_key:
+            sticky_key = credential
         choice = self.routes.choose(asked, sticky_key, random())
         shadow = None if choice.shadow is None else self.versions.get(choice.shadow)
         return self.version(choice.version), shadow

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, cast
 from urllib.parse import unquote
 
 import httptools
 
-from tightship.serve.exchange import Exchange, Heads, run_at_once
+from tightship.serve.exchange import STATUS_LINES, Exchange, Heads, run_at_once
 from tightship.serve.settings import Limits
 
 if TYPE_CHECKING:
@@ -31,6 +31,11 @@ LEAST_RATE = 50_000
 HIGH_WATER_BYTES = 1 << 18
 """So much of a body may wait to be read by the application before the client is made to wait."""
 
+N_LEARNT = 8
+"""Requests that a connection remembers, one after the other; who sends others every time is not remembered for ever."""
+
+UNREPEATED = frozenset({b"connection", b"content-encoding", b"expect", b"transfer-encoding", b"upgrade"})
+
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 REFUSAL = (
     b'HTTP/1.1 %d %b\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n{"error":"%b"}'
@@ -38,11 +43,26 @@ REFUSAL = (
 
 
 class Application(Protocol):
-    """An ASGI application that knows for which paths a request is mostly answered without waiting."""
+    """An ASGI application that knows for which paths a request is mostly answered without waiting, and can do so."""
 
     def hot(self, path: str) -> bool: ...
 
+    def at_once(
+        self, path: str, headers: dict[bytes, bytes], body: bytes
+    ) -> tuple[int, bytes, tuple[tuple[bytes, bytes], ...]] | None:
+        """Return status, body and headers of an answer, or None where it takes waiting."""
+        ...
+
     def __call__(self, scope: Any, receive: Any, send: Any) -> Coroutine[Any, Any, None]: ...
+
+
+class _Repeated(NamedTuple):
+    """A request as it came whole in one piece: its head, and what that says. The next one often begins the same."""
+
+    head: bytes
+    n_bytes: int
+    path: str
+    headers: dict[bytes, bytes]
 
 
 class Connection(asyncio.Protocol):
@@ -82,6 +102,8 @@ class Connection(asyncio.Protocol):
         self._drained: asyncio.Future[None] | None = None
         self._closing = False
         self._timed: object = None
+        self._repeated: _Repeated | None = None
+        self._learning = N_LEARNT
         self._date_line = b""
         self._watched: tuple[str, int] | None = None
         self._watched_since = 0.0
@@ -90,7 +112,7 @@ class Connection(asyncio.Protocol):
     # What the loop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        self._transport = cast(asyncio.Transport, transport)
         self.write = self._transport.write
         self._addresses = {
             "client": _address(transport.get_extra_info("peername")),
@@ -103,7 +125,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
-        self._state.connections.discard(self)  # type: ignore[arg-type]
+        self._state.connections.discard(self)
         self._queue.clear()
         self.resume_writing()
         for exchange in (self._current, self._arriving):
@@ -113,8 +135,13 @@ class Connection(asyncio.Protocol):
                     exchange.task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_head:
+        repeated = self._repeated
+        if repeated is not None and len(data) == repeated[1] and data.startswith(repeated[0]):
+            if self._answered_at_once(repeated, data):
+                return
+        elif not self._in_head:
             self._head_from = self._received
+        fresh = self._between
         self._received += len(data)
         try:
             self._parser.feed_data(data)
@@ -126,14 +153,13 @@ class Connection(asyncio.Protocol):
         if self._in_head and self._received - self._head_from > self._limits.max_head_bytes:
             self._refuse(431, "the headers are too long")
         elif self._queue and self._current is None:
+            if fresh and self._learning:
+                self._learn(data)
             self._advance()
 
     def eof_received(self) -> bool:
-        """A client that says no more may still read: its request is answered before the connection is closed."""
-        if self._current is None or not self._current.arrived:
-            return False
-        self._current.keep_alive = False
-        return True
+        """A client that says no more has mostly gone, and what it asked for need not be worked on."""
+        return False
 
     def pause_writing(self) -> None:
         self.paused_writing = True
@@ -142,6 +168,45 @@ class Connection(asyncio.Protocol):
         self.paused_writing = False
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
+
+    # Requests that begin as the one before
+
+    @property
+    def _between(self) -> bool:
+        """Whether nothing has begun to arrive, and nothing is being answered."""
+        nothing_arrives = not self._in_head and self._arriving is None
+        return nothing_arrives and self._current is None and not self._queue and not self._closing
+
+    def _learn(self, data: bytes) -> None:
+        """Remember a request that is just these bytes, where the application may answer its like at once."""
+        self._learning -= 1
+        exchange, end = self._queue[0], data.find(b"\r\n\r\n") + 4
+        scope = exchange.scope
+        headers = dict(scope["headers"])
+        plain = len(headers) == len(scope["headers"]) and not headers.keys() & UNREPEATED
+        whole = exchange.arrived and len(self._queue) == 1 and exchange.keep_alive
+        if (
+            whole
+            and plain
+            and headers.get(b"content-length") == b"%d" % (len(data) - end)
+            and scope["method"] == "POST"
+        ):
+            self._repeated = _Repeated(data[:end], len(data), scope["path"], headers)
+
+    def _answered_at_once(self, repeated: _Repeated, data: bytes) -> bool:
+        """Answer a request that begins as one before; False where it is to be parsed, as that one was."""
+        if self.paused_writing or not self._between:
+            return False
+        head, _, path, headers = repeated
+        found = self._application.at_once(path, headers, data[len(head) :])
+        if found is None:
+            return False
+        status, body, described = found
+        self._received += len(data)
+        self._state.total_requests += 1
+        lines = (STATUS_LINES[status], self.date_line(), self.heads.written(described).lines, b"\r\n", body)
+        self.write(b"".join(lines))
+        return True
 
     # What the parser calls
 

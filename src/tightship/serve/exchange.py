@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from tightship.serve.connection import Connection
 
-__all__ = ["Exchange", "Heads", "run_at_once"]
+__all__ = ["STATUS_LINES", "Exchange", "Heads", "run_at_once"]
 
 SMALL_BYTES = 1 << 16
 """Bodies up to this are written together with their head; for longer ones the copy costs more than the write."""

@@ -32,6 +32,11 @@ INLINE_GROWTH = 4
 """A request may have this many times the elements of the run that was timed, to be run on the loop."""
 
 
+TOO_LONG_S = 0.02
+N_SUSPECTED = 1000
+"""Where a run on the loop takes that long, what it takes may not be in the shapes: the next ones are watched."""
+
+
 def ignore_batch(size: int) -> None:
     """What is told of a batch where nobody counts."""
 
@@ -70,6 +75,7 @@ class LoadedModel:
         self._on_batch = on_batch
         self._batcher: Batcher | None = None
         self._retired = False
+        self._suspected = 0
         self._inline_elements = INLINE_GROWTH * warmth.n_elements if warmth.run_s < INLINE_S else -1
 
     @property
@@ -98,7 +104,7 @@ class LoadedModel:
         `deadline` is a moment of `time.monotonic`; 0 is the usual time from now. Raises a `RequestFailure`.
         """
         if self.quick(sum(array.size for array in arrays.values())):
-            return self.run(arrays)
+            return self.run_at_once(arrays)
         if self._batcher is None:
             self._batcher = self._new_batcher()
         return await self._batcher.infer(arrays, deadline or time.monotonic() + self._limits.deadline_ms / 1e3)
@@ -107,8 +113,27 @@ class LoadedModel:
         """Whether a request with so many elements is run at once, on the loop."""
         return n_elements <= self._inline_elements and (self._batcher is None or self._batcher.idle)
 
+    def run_at_once(self, arrays: Arrays) -> Arrays:
+        """Run a quick request on the loop; a model that takes long for such ones leaves the loop for good."""
+        if self._suspected:
+            return self._run_suspected(arrays)
+        started = time.perf_counter()
+        outputs = self.run(arrays)
+        if time.perf_counter() - started > TOO_LONG_S:
+            self._suspected = N_SUSPECTED
+        return outputs
+
+    def _run_suspected(self, arrays: Arrays) -> Arrays:
+        """Run as above, and tell a long run from one that had to wait for a processor."""
+        self._suspected -= 1
+        started = time.thread_time()
+        outputs = self.run(arrays)
+        if time.thread_time() - started > TOO_LONG_S:
+            self._inline_elements = -1
+        return outputs
+
     def run(self, arrays: Arrays) -> Arrays:
-        """Run at once, on this thread. Raises `ModelFailed`."""
+        """Run on this thread. Raises `ModelFailed`."""
         try:
             return self._session.run(arrays)
         except TightshipError as error:
@@ -180,12 +205,13 @@ class Opener:
 def open_file(path: Path, engine: str, threads: int) -> Session:
     """Open a model file in its own engine, or in `engine`; what no engine runs as it is, is read first."""
     from tightship import engines, formats
-    from tightship.search.source import Source
 
     artifact = formats.recognise(str(path))
     entry = formats.FORMATS[artifact.format]
     if entry.engine and engine in ("", entry.engine):
         return engines.open_session(entry.loadable(artifact), Target(entry.engine, threads=threads))
+    from tightship.search.source import Source
+
     source = Source.of(artifact, formats.read(artifact), threads)
     if not engine:
         return source.open()

@@ -37,8 +37,8 @@ def document() -> Json:
         "info": {
             "title": "tightship",
             "version": tightship.__version__,
-            "description": "The Open Inference Protocol v2 with its binary tensor extension, Triton's repository calls, "
-            "and rollouts of new versions.",
+            "description": "The Open Inference Protocol v2 with its binary tensor extension, Triton's repository "
+            "calls, and rollouts of new versions.",
             "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
         },
         "paths": {**_health(), **_models(), **_inference(), **_repository(), **_rollouts(), **_others()},
@@ -58,11 +58,7 @@ def _health() -> Json:
     named = _object({"name": {"type": "string"}, "ready": {"type": "boolean"}}, "name", "ready")
     both = {200: _json("It is", named), 503: _json("It is not yet, or no more", named)}
     return {
-        "/v2/health/live": {
-            "get": _operation(
-                "Whether the server lives", {200: _json("It does", lives)}
-            )
-        },
+        "/v2/health/live": {"get": _operation("Whether the server lives", {200: _json("It does", lives)})},
         "/v2/health/ready": {
             "get": _operation(
                 "Whether every model answers", {200: _json("All do", ready), 503: _json("Not all do", ready)}

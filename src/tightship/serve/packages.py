@@ -6,6 +6,7 @@ A copy, not a hard link: whoever writes into the file they gave would write into
 from __future__ import annotations
 
 import hashlib
+import os
 import re
 import shutil
 import time
@@ -53,15 +54,14 @@ class Packages:
         opening a package raises, and `SignatureError` for a plain file where packages must be signed.
         """
         path = Path(source)
-        if not path.exists():
-            raise ArtifactNotFound(f"{path}: no such file on the server's machine; give a path there, or upload it")
-        if is_package(path):
-            digest = file_digest(path)
-            if not self._package(digest).exists():
-                with path.open("rb") as file:
-                    digest = self._store(iter(lambda: file.read(_BLOCK), b""))
-            return self._checked(digest, str(path))
-        return self._accept_plain(formats.recognise(str(path)))
+        try:
+            if not path.exists():
+                raise ArtifactNotFound(f"{path}: no such file on the server's machine; give a path there, or upload it")
+            if is_package(path):
+                return self._checked(self._take_in(path), str(path))
+            return self._accept_plain(formats.recognise(str(path)))
+        except OSError as error:
+            raise ArtifactNotFound(f"{path} cannot be read by the server: {error.strerror or error}") from error
 
     def receive(self, blocks: Iterable[bytes], sender: str) -> Stored:
         """Take in the bytes of a package, as `accept` does with a file."""
@@ -80,6 +80,16 @@ class Packages:
             shutil.rmtree(child) if child.is_dir() else child.unlink(missing_ok=True)
         return len(stale)
 
+    def _take_in(self, path: Path) -> str:
+        """Copy a package and return its digest; one that is there already is only read."""
+        if not path.is_file():
+            raise ArtifactNotFound(f"{path} is not a file; a package is one")
+        digest = file_digest(path)
+        if self._package(digest).exists():
+            return digest
+        with path.open("rb") as file:
+            return self._store(iter(lambda: file.read(_BLOCK), b""))
+
     def _package(self, digest: str) -> Path:
         return self._folder / f"{digest}{SUFFIX}"
 
@@ -94,6 +104,7 @@ class Packages:
 
     def _checked(self, digest: str, source: str) -> Stored:
         path = self._package(digest)
+        os.utime(path)  # it is about to be wanted: see `sweep`
         try:
             with self._keys.open(path) as package:
                 name, version = package.manifest.name, package.manifest.version
@@ -116,6 +127,7 @@ class Packages:
         if not folder.exists():
             with atomic.writing(folder) as stage:
                 _copy_artifact(artifact, stage)
+        os.utime(folder)
         return Stored(digest, folder / artifact.path.name, name, "1", str(artifact.path))
 
 

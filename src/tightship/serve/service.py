@@ -23,7 +23,10 @@ if TYPE_CHECKING:
     from tightship.serve.snapshots import MetricsFolder
     from tightship.serve.tracing import Tracing
 
-__all__ = ["Service"]
+__all__ = ["Posted", "Service"]
+
+Posted = tuple[bytes, str]
+"""A body and its content type: a picture, a text or a sound."""
 
 MAX_SHADOWS = 32
 """Copies under way at once; what comes on top is not copied, so that a slow candidate holds nothing up."""
@@ -46,23 +49,29 @@ class Service:
     _shadows: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def infer(
-        self, loaded: LoadedModel, shadow: LoadedModel | None, arrays: Arrays, deadline: float = 0.0
+        self,
+        loaded: LoadedModel,
+        shadow: LoadedModel | None,
+        arrays: Arrays,
+        deadline: float = 0.0,
+        posted: Posted | None = None,
     ) -> Arrays:
         """Run one request on the version that was chosen for it, and a copy on its shadow.
 
-        `arrays` were checked against `loaded.signature`, `deadline` is a moment of `time.monotonic` or 0. Raises a
-        `RequestFailure`.
+        `arrays` were checked against `loaded.signature`, `deadline` is a moment of `time.monotonic` or 0. `posted` is
+        what the arrays were prepared from, if it was no tensors: another version may prepare it in another way. Raises
+        a `RequestFailure`.
         """
         if self.plain(loaded, shadow):
             return await loaded.infer(arrays, deadline)
-        return await self._watched(loaded, shadow, arrays, deadline)
+        return await self._watched(loaded, shadow, arrays, deadline, posted)
 
     def plain(self, loaded: LoadedModel, shadow: LoadedModel | None) -> bool:
         """Whether a request is only to be run: there is no rollout to be observed."""
         return shadow is None and not self.observations.watching(loaded.name)
 
     async def _watched(
-        self, loaded: LoadedModel, shadow: LoadedModel | None, arrays: Arrays, deadline: float
+        self, loaded: LoadedModel, shadow: LoadedModel | None, arrays: Arrays, deadline: float, posted: Posted | None
     ) -> Arrays:
         """Run a request of a model that is in a rollout."""
         started = time.perf_counter()
@@ -74,7 +83,7 @@ class Service:
             raise
         self.observations.add(loaded.name, loaded.version, time.perf_counter() - started, False)
         if shadow is not None and len(self._shadows) < MAX_SHADOWS:
-            task = asyncio.get_running_loop().create_task(self._copy(loaded, shadow, arrays, outputs))
+            task = asyncio.get_running_loop().create_task(self._copy(loaded, shadow, arrays, outputs, posted))
             self._shadows.add(task)
             task.add_done_callback(self._shadows.discard)
         return outputs
@@ -96,9 +105,14 @@ class Service:
         """Whether every model answers and the server is not going down."""
         return not self.draining and self.catalogue.ready
 
-    async def _copy(self, loaded: LoadedModel, shadow: LoadedModel, arrays: Arrays, outputs: Arrays) -> None:
+    async def _copy(
+        self, loaded: LoadedModel, shadow: LoadedModel, arrays: Arrays, outputs: Arrays, posted: Posted | None
+    ) -> None:
         started = time.perf_counter()
         try:
+            if posted is not None and shadow.processor is not None:
+                arrays = await asyncio.to_thread(shadow.processor.prepare, *posted)
+                started = time.perf_counter()
             shadow.signature.check_arrays(arrays)
             copied = await shadow.infer(arrays)
         except RequestFailure as failure:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -52,6 +53,7 @@ class MetricsFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self._writing = threading.Lock()
         self._name = f"{os.getpid()}-{time.time_ns():x}.json"
         folder.mkdir(parents=True, exist_ok=True)
 
@@ -64,8 +66,9 @@ class MetricsFolder:
     def write(self, metrics: Metrics) -> None:
         """Write this worker's counters, whole or not at all; what a power cut takes is not worth a flush a second."""
         temporary = self.folder / f"{self._name}.tmp"
-        temporary.write_bytes(msgspec.json.encode(metrics.snapshot()))
-        temporary.replace(self.folder / self._name)
+        with self._writing:  # a scrape and the follower may come at once; an older snapshot must not come last
+            temporary.write_bytes(msgspec.json.encode(metrics.snapshot()))
+            temporary.replace(self.folder / self._name)
 
     def totals(self) -> Totals:
         """Return what all workers counted. It never goes back: of this worker too, what was written counts."""

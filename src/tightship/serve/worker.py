@@ -24,6 +24,7 @@ from tightship.serve.database import Database
 from tightship.serve.deployment import Deployment
 from tightship.serve.loaded import Opener
 from tightship.serve.logs import LOGGER, configure
+from tightship.serve.memory import MemoryKeeper
 from tightship.serve.metrics import Metrics
 from tightship.serve.packages import Packages
 from tightship.serve.reconcile import Reconciler
@@ -70,6 +71,7 @@ class Worker:
         self._database = database = Database(database_path(settings.state))
         self._folder = MetricsFolder(settings.state / "metrics")
         self._folder.retire()
+        self._memory = MemoryKeeper()
         self._ended = threading.Event()
         opener = Opener(settings.limits, settings.keys, settings.engine, settings.threads_per_worker())
         metrics = Metrics()
@@ -91,8 +93,11 @@ class Worker:
 
         Raises `ServeError` where a model cannot be loaded and must be.
         """
+        importing = threading.Thread(target=_import_server, daemon=True)
+        importing.start()  # while engines load
         try:
             self._check(self._reconciler.settle())
+            importing.join()
             uvloop = extras.require("uvloop", "tightship serve") if sys.platform != "win32" else None
             factory = None if uvloop is None else uvloop.new_event_loop
             with asyncio.Runner(loop_factory=factory) as runner:
@@ -121,7 +126,8 @@ class Worker:
         while not server.started and not serving.done():
             await asyncio.sleep(0.001)
         started(None if grpc is None else grpc.port)
-        loop.call_later(0.1, self._make_ready)
+        await asyncio.to_thread(self._application.prepare)
+        _tidy()
         await serving
         sweeping.cancel()
         if grpc is not None:
@@ -144,13 +150,6 @@ class Worker:
         self.service.draining = True
         server.should_exit = True
 
-    def _make_ready(self) -> None:
-        """What the first request of its kind would else wait for; and what lives for ever is not looked at again."""
-        self._application.prepare()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLD)
-
     def _follow(self) -> None:
         """The thread that follows what is wanted, takes over changed keys, and writes down what was counted."""
         written, seen = 0.0, -1
@@ -165,6 +164,7 @@ class Worker:
                     written = time.monotonic()
                     self._catalogue.count_queues()
                     self._folder.write(self.service.metrics)
+                    self._memory.tend()
             except (TightshipError, OSError) as error:
                 LOGGER.error("the server's state cannot be followed: %s", error)
 
@@ -191,6 +191,19 @@ def _tracing(settings: ServeSettings) -> Tracing | None:
     from tightship.serve.tracing import Tracing
 
     return Tracing(settings.tracing)
+
+
+def _tidy() -> None:
+    """What lives as long as the worker is not looked at again when cycles are looked for."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLD)
+
+
+def _import_server() -> None:
+    import uvicorn  # noqa: F401
+
+    import tightship.serve.connection  # noqa: F401
 
 
 async def _sweep(connections: set[Any]) -> None:

@@ -13,6 +13,7 @@ from tightship.errors import UsageError
 
 if TYPE_CHECKING:
     from tightship.package.opening import Keys
+    from tightship.serve.settings import ServeSettings
     from tightship.serve.tls import TlsFiles
 
 __all__ = ["command"]
@@ -49,6 +50,7 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
               show_default=True, help="debug: a line per request.")  # fmt: skip
 @click.option("--log-json", is_flag=True, help="The log as JSON lines.")
+@click.option("--cluster", is_flag=True, help="On a Ray cluster, $RAY_ADDRESS or this machine's: --workers replicas.")
 @click.option("--tracing", default="", metavar="URL", help="Send OpenTelemetry spans to this collector (OTLP/HTTP).")
 @keys_options
 def command(
@@ -72,6 +74,7 @@ def command(
     is_open: bool,
     log_level: str,
     log_json: bool,
+    cluster: bool,
     tracing: str,
     keys: Keys,
 ) -> None:
@@ -113,7 +116,17 @@ def command(
         log_json,
         tracing,
     )
+    if cluster:
+        _on_cluster(settings)
+        return
     serving.serve(settings, lambda running: output.show(show_serving.running(running)))
+
+
+def _on_cluster(settings: ServeSettings) -> None:
+    from tightship.api.clustering import serve_cluster
+    from tightship.cli import show_cluster
+
+    serve_cluster(settings, lambda running: output.show(show_cluster.running(running)))
 
 
 def _tls(certificate: Path | None, key: Path | None, clients: Path | None) -> TlsFiles | None:

@@ -15,7 +15,7 @@ import tightship
 from tightship.core.specs import TensorSpec
 from tightship.serve.access import ADMIN, ANYBODY, INFER, Caller
 from tightship.serve.failures import BadRequest, NoSuchModel, NotReady, RequestFailure
-from tightship.serve.grpc_service.foreseen import foreseen
+from tightship.serve.foreseen import foreseen
 from tightship.serve.grpc_service.messages import METHODS, SERVICE, message
 from tightship.serve.grpc_service.tensors import read_request, write_answer
 from tightship.serve.loaded import LoadedModel
@@ -62,11 +62,14 @@ class Servicer:
         span = None if service.tracing is None else service.tracing.start(f"{SERVICE}/ModelInfer", metadata)
         loaded: LoadedModel | None = None
         try:
+            credential = _credential(metadata)
             if service.access is not None:
-                service.access.check(_credential(metadata), INFER)
+                service.access.check(credential, INFER)
             request = _parse(self._request, body)
             served = service.catalogue.model(request.model_name)
-            loaded, shadow = served.choose(request.model_version or None, _bytes(metadata.get("x-sticky-key")))
+            loaded, shadow = served.choose(
+                request.model_version or None, _bytes(metadata.get("x-sticky-key")), credential
+            )
             read = read_request(request, loaded.signature)
             outputs = await service.infer(loaded, shadow, read.inputs, _deadline(context, read.timeout_us))
             written = write_answer(loaded.name, loaded.version, read, outputs, loaded.signature)
@@ -101,13 +104,12 @@ class Servicer:
             service.metrics.observe(loaded.name, loaded.version, seconds, name)
         named = {} if loaded is None else {"model": loaded.name, "version": loaded.version}
         if span is not None and service.tracing is not None:
-            spoken = {f"tightship__{name}": value for name, value in named.items()}
             service.tracing.end(
                 span,
                 "" if failure is None else str(failure),
                 rpc__method="ModelInfer",
                 rpc__response__status_code=status,
-                **spoken,
+                **named,
             )
         if failure is not None or service.log.every:
             service.log.add(

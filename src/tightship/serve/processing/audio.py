@@ -17,6 +17,9 @@ from tightship.serve.processing.wav import Wav, read_wav
 
 __all__ = ["AudioReader"]
 
+MAX_STEPS = 1 << 12
+"""Samples at one rate that fit a whole number at the other (441 from 44,100 to 16,000): the filter grows with them."""
+
 
 class AudioReader:
     """Makes one input of a WAV file."""
@@ -76,7 +79,7 @@ def _resampled(wav: Wav, rate_hz: int) -> np.ndarray:
         return wav.samples
     common = math.gcd(wav.rate_hz, rate_hz)
     up, down = rate_hz // common, wav.rate_hz // common
-    if max(up, down) > 1 << 15:  # the filter grows with these; 44,100 to 16,000 is 160 to 441
+    if max(up, down) > MAX_STEPS:
         raise BadRequest(f"{wav.rate_hz} samples a second do not divide into {rate_hz}; send {rate_hz}")
     from scipy.signal import resample_poly
 

@@ -18,6 +18,8 @@ __all__ = ["Wav", "read_wav"]
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 MAX_CHANNELS = 16
 MAX_CHUNKS = 64
+LOUDEST = 2.0**31
+"""Floating point samples are meant to lie within -1 to 1; some programs write whole numbers of up to 32 bits."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +45,11 @@ def read_wav(data: bytes, max_seconds: float) -> Wav:
     frame = n_channels * n_bits // 8
     longest = (int(max_seconds * rate_hz) + 1) * frame
     raw = chunks[b"data"][:longest]
-    values = _values(raw[: len(raw) // frame * frame], code, n_bits).reshape(-1, n_channels)
-    mono = values[:, 0] if n_channels == 1 else values.mean(axis=1, dtype=np.float32)
-    if not np.isfinite(mono).all():
-        raise BadRequest("the WAV file has samples that are no numbers (NaN or infinity)")
+    with np.errstate(over="ignore", invalid="ignore"):
+        values = _values(raw[: len(raw) // frame * frame], code, n_bits).reshape(-1, n_channels)
+        mono = values[:, 0] if n_channels == 1 else values.mean(axis=1, dtype=np.float32)
+    if not (np.abs(mono) <= LOUDEST).all():
+        raise BadRequest("the WAV file has samples that are no numbers, or far beyond any sound")
     return Wav(rate_hz, mono)
 
 

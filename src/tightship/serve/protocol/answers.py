@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -94,8 +95,13 @@ class Answers:
 
 
 def json_headers(body: bytes) -> Headers:
-    """Return the headers of an answer that is JSON."""
-    return (JSON, (b"content-length", b"%d" % len(body)))
+    """Return the headers of an answer that is JSON; the same ones for the same length."""
+    return _json_headers(len(body))
+
+
+@lru_cache(MAX_KNOWN)
+def _json_headers(length: int) -> Headers:
+    return (JSON, (b"content-length", b"%d" % length))
 
 
 def _binary_headers(json_bytes: int, body_bytes: int) -> Headers:

@@ -55,15 +55,16 @@ class Layouts:
             return read_request(body, None, self._signature)
         length = self._lengths.get(header_length) or self._length(header_length)
         layout = self._known.get(body[:length])
-        if layout is None or layout.body_bytes != len(body):
+        if layout is None or layout[1] != len(body):
             request = read_request(body, length, self._signature)
             self._learn(body[:length], body, request)
             return request
+        places, _, outputs, binary, timeout_us, n_elements = layout
         arrays = {}
-        for name, shape, dtype, offset, aligned in layout.places:
+        for name, shape, dtype, offset, aligned in places:
             array = np.ndarray(shape, dtype, body, offset)
             arrays[name] = array if aligned else array.copy()
-        return InferRequest(arrays, layout.outputs, layout.binary, "", layout.timeout_us, layout.n_elements)
+        return InferRequest(arrays, outputs, binary, "", timeout_us, n_elements)
 
     def _length(self, text: bytes) -> int:
         if not text.isdigit() or len(text) > MAX_DIGITS:

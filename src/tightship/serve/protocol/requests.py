@@ -5,7 +5,10 @@ Nothing is converted before its name, type, shape and length were compared with 
 
 from __future__ import annotations
 
+from array import array
+from contextlib import suppress
 from functools import cache
+from math import isfinite
 from typing import Any
 
 import msgspec
@@ -47,6 +50,16 @@ class _InputTensor(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw()
 
 
+class _FloatTensor(msgspec.Struct):
+    """A tensor whose values are flat and floats, read along with the document: as most are, and the largest."""
+
+    name: str
+    shape: list[int]
+    datatype: str
+    data: list[float]
+    parameters: _InputParameters | None = None
+
+
 class _OutputParameters(msgspec.Struct):
     binary_data: bool | None = None
     classification: int = 0
@@ -70,10 +83,19 @@ class _Document(msgspec.Struct):
     parameters: _Parameters | None = None
 
 
+class _FloatDocument(msgspec.Struct):
+    inputs: list[_FloatTensor]
+    id: str = ""
+    outputs: list[_OutputTensor] | None = None
+    parameters: _Parameters | None = None
+
+
 _DOCUMENT = msgspec.json.Decoder(_Document)
+_FLOAT_DOCUMENT = msgspec.json.Decoder(_FloatDocument)
 _ITEMS: dict[str, type] = {"f": float, "V": float, "i": int, "u": int, "b": bool, "O": str}
 """Python's type of a tensor's elements, by the kind of numpy's dtype (V is bfloat16)."""
 
+FEW = 1000
 _DECODING = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 
 
@@ -82,8 +104,9 @@ def read_request(body: bytes, header_length: int | None, signature: Signature) -
 
     Raises `BadRequest`, naming what was expected and found.
     """
+    document: _Document | _FloatDocument
     if header_length is None:
-        document, place = _decode(body), len(body)
+        document, place = _decode_all(body, signature), len(body)
     elif 0 <= header_length <= len(body):
         document, place = _decode(body[:header_length]), header_length
     else:
@@ -110,6 +133,13 @@ def read_request(body: bytes, header_length: int | None, signature: Signature) -
     return _request(document, arrays, signature)
 
 
+def _decode_all(body: bytes, signature: Signature) -> _Document | _FloatDocument:
+    if signature.floats:
+        with suppress(*_DECODING):  # nested values, for instance
+            return _FLOAT_DOCUMENT.decode(body)
+    return _decode(body)
+
+
 def _decode(head: bytes) -> _Document:
     try:
         return _DOCUMENT.decode(head)
@@ -119,8 +149,10 @@ def _decode(head: bytes) -> _Document:
         ) from error
 
 
-def _request(document: _Document, arrays: Arrays, signature: Signature) -> InferRequest:
+def _request(document: _Document | _FloatDocument, arrays: Arrays, signature: Signature) -> InferRequest:
     parameters = document.parameters
+    if parameters is None and document.outputs is None:
+        return InferRequest(arrays, id=document.id, n_elements=_count(arrays))
     all_binary = parameters is not None and parameters.binary_data_output
     timeout_us = 0 if parameters is None else parameters.timeout
     names, binary = [], []
@@ -131,8 +163,15 @@ def _request(document: _Document, arrays: Arrays, signature: Signature) -> Infer
             binary.append(wanted.name)
     if all_binary and not names:
         binary = list(signature.outputs)
-    n_elements = sum(array.size for array in arrays.values())
-    return InferRequest(arrays, tuple(names), frozenset(binary), document.id, max(0, timeout_us), n_elements)
+    timeout_us = max(0, timeout_us)
+    return InferRequest(arrays, tuple(names), frozenset(binary), document.id, timeout_us, _count(arrays))
+
+
+def _count(arrays: Arrays) -> int:
+    n_elements = 0
+    for found in arrays.values():
+        n_elements += found.size
+    return n_elements
 
 
 def _wants_binary(wanted: _OutputTensor, otherwise: bool) -> bool:
@@ -144,13 +183,14 @@ def _wants_binary(wanted: _OutputTensor, otherwise: bool) -> bool:
     return otherwise if parameters.binary_data is None else parameters.binary_data
 
 
-def _binary_size(tensor: _InputTensor) -> int | None:
+def _binary_size(tensor: _InputTensor | _FloatTensor) -> int | None:
     """Bytes of the tensor after the document, or None where its data is in it."""
     parameters = tensor.parameters
     if parameters is not None and parameters.shared_memory_region is not None:
         raise BadRequest(f"input {tensor.name!r}: shared memory is not offered here")
     size = None if parameters is None else parameters.binary_data_size
-    if (size is None) != bool(tensor.data):
+    given = isinstance(tensor, _FloatTensor) or bool(tensor.data)
+    if (size is None) != given:
         found = "both" if size is not None else "neither"
         raise BadRequest(
             f"input {tensor.name!r}: expected either data or the parameter binary_data_size, found {found}"
@@ -160,11 +200,11 @@ def _binary_size(tensor: _InputTensor) -> int | None:
     return size
 
 
-def _from_json(known: Input, tensor: _InputTensor) -> np.ndarray:
+def _from_json(known: Input, tensor: _InputTensor | _FloatTensor) -> np.ndarray:
     """Take values from JSON, flat in row-major order or nested as the shape is."""
     count = known.count(tensor.datatype, tensor.shape)
     try:
-        values = _flat_values(known, tensor)
+        values = tensor.data if isinstance(tensor, _FloatTensor) else _flat_values(known, tensor)
     except _DECODING as error:
         raise BadRequest(
             f"input {known.name!r}: data must be a list of {known.datatype}, flat or nested as shape {tensor.shape}: "
@@ -172,9 +212,23 @@ def _from_json(known: Input, tensor: _InputTensor) -> np.ndarray:
         ) from error
     if len(values) != count:
         raise BadRequest(f"input {known.name!r}: expected {count} values for shape {tensor.shape}, found {len(values)}")
+    return _array(known, values).reshape(tensor.shape)
+
+
+def _array(known: Input, values: list[Any]) -> np.ndarray:
+    """Return values as the model's type. Raises `BadRequest` for one that does not fit it."""
+    dtype = known.dtype
+    if dtype.char in "fd":
+        packed = array(dtype.char, values)
+        found: np.ndarray = np.frombuffer(packed, dtype)
+        # JSON has finite numbers alone: one that is not was too large. A sum of few is the quicker way to see it.
+        few = len(values) <= FEW and isfinite(sum(packed))
+        if not few and not np.isfinite(found).all():
+            raise BadRequest(f"input {known.name!r}: a value does not fit {known.datatype}")
+        return found
     try:
         with np.errstate(over="raise"):
-            return np.array(values, known.dtype).reshape(tensor.shape)
+            return np.array(values, dtype)
     except (ArithmeticError, ValueError, TypeError) as error:
         raise BadRequest(f"input {known.name!r}: a value does not fit {known.datatype}: {_short(error)}") from error
 

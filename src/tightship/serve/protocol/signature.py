@@ -65,13 +65,14 @@ class Input:
 class Signature:
     """The inputs and outputs of a model, by name."""
 
-    __slots__ = ("inputs", "n_inputs", "output_datatypes", "outputs")
+    __slots__ = ("floats", "inputs", "n_inputs", "output_datatypes", "outputs")
 
     def __init__(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         self.inputs: Mapping[str, Input] = {spec.name: Input(spec) for spec in inputs}
         self.outputs: Mapping[str, TensorSpec] = {spec.name: spec for spec in outputs}
         self.output_datatypes: Mapping[str, str] = {spec.name: datatype_of(spec.dtype) for spec in outputs}
         self.n_inputs = len(self.inputs)
+        self.floats = all(wanted.dtype.kind in "fV" for wanted in self.inputs.values())
 
     def input(self, name: str) -> Input:
         """Return the input of this name. Raises `BadRequest` that names the nearest and all of them."""

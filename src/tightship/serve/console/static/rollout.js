@@ -141,9 +141,11 @@ function split(rollout, share) {
   const candidate = h("i", {});
   old.style.width = `${(1 - share) * 100}%`;
   candidate.style.width = `${share * 100}%`;
+  const { shadow } = rollout.plan.steps[rollout.step] ?? { shadow: 0 };
+  const copies = shadow ? h("span", {}, `Copies of ${percent(shadow)} go to the version that does not answer, and both answers are compared.`) : null;
   return [
     h("div", { className: "split", role: "img", "aria-label": `${percent(share)} go to version ${rollout.new}` }, old, candidate),
-    h("p", { className: "keys" }, h("span", { className: "key s1" }, `version ${rollout.old} answers ${percent(1 - share)}`), h("span", { className: "key s2" }, `version ${rollout.new} answers ${percent(share)}`)),
+    h("p", { className: "keys" }, h("span", { className: "key s1" }, `version ${rollout.old} answers ${percent(1 - share)}`), h("span", { className: "key s2" }, `version ${rollout.new} answers ${percent(share)}`), copies),
   ];
 }
 

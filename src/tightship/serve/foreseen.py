@@ -1,4 +1,4 @@
-"""Every exception as one of the failures that a call can end with."""
+"""Every exception as one of the failures that a request can end with."""
 
 from __future__ import annotations
 
