@@ -357,7 +357,7 @@ def test_the_request_of_a_client_that_goes_is_cancelled(path: bytes) -> None:
 
 def test_a_client_that_does_not_read_is_dropped() -> None:
     async def talk(server: Server) -> None:
-        reader, writer = await server.connect()
+        _, writer = await server.connect()
         for _ in range(40):
             writer.write(POST % (b"/big", 0))
         while not any(connection.paused_writing for connection in server.state.connections):
@@ -379,6 +379,20 @@ def test_what_nobody_reads_of_a_body_is_skipped() -> None:
         writer.write(b"x" * 400_000 + POST % (b"/hot", 2) + b"ok")
         assert (await answer(reader))[1] == b"ok"
         writer.close()
+
+    served(talk)
+
+
+def test_who_sends_a_body_that_nobody_reads_gets_the_answer_before_the_connection_is_closed() -> None:
+    async def talk(server: Server) -> None:
+        reader, writer = await server.connect()
+        writer.write((POST % (b"/unread", 400_000)).replace(b"Host: a", b"Connection: close"))
+        assert (await answer(reader))[1] == b""
+        writer.write(b"x" * 300_000)
+        await writer.drain()
+        assert server.state.connections
+        writer.write(b"x" * 100_000)
+        assert await reader.read() == b"" and not server.state.connections
 
     served(talk)
 

@@ -189,6 +189,8 @@ def test_a_server_that_cannot_start_says_why_in_one_line(tmp_path: Path, capsys:
         assert "none.onnx: no such file" in capsys.readouterr().err
         assert refused(good, *state, port) == 15
         assert f"cannot listen on 127.0.0.1 port {port}" in capsys.readouterr().err
+        assert refused(good, *state, 0, "--passphrase-file", "fd:0") == 2
+        assert "fd: can be read once" in capsys.readouterr().err
 
 
 def test_a_worker_that_cannot_load_a_model_ends_the_start_of_all(tmp_path: Path) -> None:

@@ -27,10 +27,8 @@ def opened(text: str) -> Session:
 
 def wide(body: str = "y = MatMul (x, w)", batch: str = "n") -> Session:
     """A product with 1024 x 1024 weights: two rows cost little more than one."""
-    return opened(
-        f"(float[{batch}, 1024] x) => (float[{batch}, 1024] y) {{ "
-        f"s = Constant <value = int64[2] {{1024, 1024}}> () w = ConstantOfShape <value = float[1] {{0.01}}> (s) {body} }}"
-    )
+    weights = "s = Constant <value = int64[2] {1024, 1024}> () w = ConstantOfShape <value = float[1] {0.01}> (s)"
+    return opened(f"(float[{batch}, 1024] x) => (float[{batch}, 1024] y) {{ {weights} {body} }}")
 
 
 def test_a_model_that_gains_by_it_shares_runs() -> None:

@@ -101,6 +101,7 @@ class Connection(asyncio.Protocol):
         self._paused_reading = False
         self._drained: asyncio.Future[None] | None = None
         self._closing = False
+        self._given_up = False
         self._timed: object = None
         self._repeated: _Repeated | None = None
         self._learning = N_LEARNT
@@ -259,7 +260,9 @@ class Connection(asyncio.Protocol):
             self._arriving = None
             if exchange.task is not None:
                 exchange.notify()
-            if self._current is not None and self._current is not exchange:
+            if exchange.finished and self._closing:
+                self._transport.close()
+            elif self._current is not None and self._current is not exchange:
                 self._pause_reading()  # a client that sends request after request waits for its answers
 
     # What an exchange calls
@@ -271,9 +274,7 @@ class Connection(asyncio.Protocol):
                 if name == b"expect" and value.lower() == b"100-continue" and not exchange.started:
                     self.write(CONTINUE)
                     exchange.scope["headers"] = [entry for entry in self._headers if entry[0] != b"expect"]
-        if self._paused_reading and not self.lost:
-            self._paused_reading = False
-            self._transport.resume_reading()
+        self._resume_reading()
 
     def abort(self) -> None:
         """End the connection at once."""
@@ -299,12 +300,15 @@ class Connection(asyncio.Protocol):
         self._state.total_requests += 1
         self._current = None
         if not exchange.keep_alive:
-            self._transport.close()
+            self._closing = True
+            if exchange.arrived or self._given_up:
+                self._transport.close()
+            else:
+                self._resume_reading()  # closed before it has sent all, a client would lose the answer
         elif self._queue:
             self._loop.call_soon(self._advance)
-        elif self._paused_reading:
-            self._paused_reading = False
-            self._transport.resume_reading()
+        else:
+            self._resume_reading()
 
     # What uvicorn's server calls
 
@@ -344,7 +348,7 @@ class Connection(asyncio.Protocol):
     def _give_up(self, state: str) -> None:
         current = self._current
         if state == "body" and current is not None and current.task is not None:
-            current.keep_alive = False
+            self._given_up, current.keep_alive = True, False
             current.task.cancel()  # what reads the body answers 408
             self._watched = None
         elif state == "request":
@@ -365,6 +369,11 @@ class Connection(asyncio.Protocol):
                 exchange.task = task
                 self._state.tasks.add(task)
                 task.add_done_callback(self._state.tasks.discard)
+
+    def _resume_reading(self) -> None:
+        if self._paused_reading and not self.lost:
+            self._paused_reading = False
+            self._transport.resume_reading()
 
     def _pause_reading(self) -> None:
         if not self._paused_reading:

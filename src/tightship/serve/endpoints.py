@@ -38,7 +38,7 @@ class _Load(msgspec.Struct):
     class Parameters(msgspec.Struct):
         path: str = ""
 
-    parameters: Parameters | None = None
+    parameters: Parameters = msgspec.field(default_factory=Parameters)
 
 
 class _Index(msgspec.Struct):
@@ -143,8 +143,7 @@ async def _load(service: Service, request: Request, caller: Caller) -> Response:
         version = await _load_uploaded(service, request, model, caller)
     else:
         wanted = _decoded(await read_json(request), _Load)
-        path = wanted.parameters.path if wanted.parameters is not None else ""
-        version = await asyncio.to_thread(service.load, model, path, caller.name)
+        version = await asyncio.to_thread(service.load, model, wanted.parameters.path, caller.name)
     return _json({"name": model, "version": version})
 
 

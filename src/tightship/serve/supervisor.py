@@ -15,11 +15,12 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
-from tightship.errors import ServeError, TightshipError
+from tightship.errors import ServeError, TightshipError, UsageError
+from tightship.package.opening import Keys
 from tightship.serve.access import check_exposure
 from tightship.serve.api_keys import ApiKeys
 from tightship.serve.database import Database
-from tightship.serve.logs import LOGGER
+from tightship.serve.logs import LOGGER, configure
 from tightship.serve.settings import ServeSettings, database_path
 from tightship.serve.snapshots import MetricsFolder
 from tightship.serve.worker import Worker, deployment_of
@@ -27,6 +28,7 @@ from tightship.serve.worker import Worker, deployment_of
 __all__ = ["Running", "serve"]
 
 BACKLOG = 2048
+SPARE_FILES = 512
 FIRST_START_S = 600.0
 LEAST_LIFE_S = 5.0
 """A worker that dies sooner waits before it is started anew, so that a broken one does not burn a core."""
@@ -49,6 +51,8 @@ def serve(settings: ServeSettings, on_running: OnRunning) -> None:
 
     Raises `ServeError` where it cannot start, `UsageError`, `StateError`, and what opening models and packages raises.
     """
+    configure(settings.log_level, "json" if settings.log_json else "human")
+    _allow_connections(settings.limits.max_connections)
     settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     with ExitStack() as stack:
         stack.enter_context(_only_server(settings.state))
@@ -70,6 +74,7 @@ def serve(settings: ServeSettings, on_running: OnRunning) -> None:
 
 def _prepare(settings: ServeSettings) -> tuple[tuple[str, ...], Path | None]:
     """Check what can be checked before there are workers, and write down what is to be served."""
+    _check_keys(settings.keys)
     if settings.tls is not None:
         settings.tls.check()
     database = Database(database_path(settings.state))
@@ -81,6 +86,26 @@ def _prepare(settings: ServeSettings) -> tuple[tuple[str, ...], Path | None]:
         return models, keys.ensure_admin(settings.state)
     finally:
         database.close()
+
+
+def _allow_connections(count: int) -> None:
+    """Ask the system for as many open files as connections may need; what it refuses, clients meet."""
+    import resource
+
+    wanted = count + SPARE_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+
+
+def _check_keys(keys: Keys) -> None:
+    """Every worker opens packages, also later ones, and a descriptor can be read once."""
+    if any(place is not None and place.startswith("fd:") for place in (keys.key, keys.passphrase)):
+        raise UsageError(
+            "a server opens packages again and again, and fd: can be read once; name a file, env: or pkcs11:"
+        )
 
 
 @contextmanager
@@ -132,8 +157,7 @@ class _Supervisor:
 
     def run(self, started: Callable[[int | None], None]) -> None:
         """Serve until told to end. Raises `ServeError` where a worker cannot start at first."""
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end)
+        before = {number: signal.signal(number, self._end) for number in (signal.SIGTERM, signal.SIGINT)}
         children = [self._start(strict=True) for _ in range(self._settings.workers)]
         try:
             ports = [self._first_word(child) for child in children]
@@ -144,6 +168,8 @@ class _Supervisor:
                 wait([*(child.process.sentinel for child in children), self._woken], timeout=1.0)
         finally:
             self._stop(children)
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
     def _end(self, number: int, frame: object) -> None:
         self._ending = True

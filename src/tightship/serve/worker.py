@@ -73,6 +73,7 @@ class Worker:
         self._folder.retire()
         self._memory = MemoryKeeper()
         self._ended = threading.Event()
+        self._draining = asyncio.Event()
         opener = Opener(settings.limits, settings.keys, settings.engine, settings.threads_per_worker())
         metrics = Metrics()
         self._catalogue = Catalogue(opener, metrics)
@@ -128,10 +129,11 @@ class Worker:
         started(None if grpc is None else grpc.port)
         await asyncio.to_thread(self._application.prepare)
         _tidy()
+        stopping = loop.create_task(self._stop_grpc(grpc))
         await serving
+        self._draining.set()
+        await stopping
         sweeping.cancel()
-        if grpc is not None:
-            await grpc.stop(self._settings.limits.drain_s)
         self._ended.set()
         await asyncio.to_thread(follower.join)
 
@@ -145,9 +147,16 @@ class Worker:
         await server.start()
         return server
 
+    async def _stop_grpc(self, server: GrpcServer | None) -> None:
+        """Have gRPC drain at the same time as HTTP."""
+        await self._draining.wait()
+        if server is not None:
+            await server.stop(self._settings.limits.drain_s)
+
     def _drain(self, server: Any) -> None:
         """Say that no more is taken, finish what has come, and end."""
         self.service.draining = True
+        self._draining.set()
         server.should_exit = True
 
     def _follow(self) -> None:

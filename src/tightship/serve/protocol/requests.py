@@ -220,7 +220,7 @@ def _array(known: Input, values: list[Any]) -> np.ndarray:
     dtype = known.dtype
     if dtype.char in "fd":
         packed = array(dtype.char, values)
-        found: np.ndarray = np.frombuffer(packed, dtype)
+        found: np.ndarray = np.frombuffer(packed, dtype.char)
         # JSON has finite numbers alone: one that is not was too large. A sum of few is the quicker way to see it.
         few = len(values) <= FEW and isfinite(sum(packed))
         if not few and not np.isfinite(found).all():
