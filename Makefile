@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test test-slow interop fuzz check bench peers proto soak zoo docs clean
+.PHONY: help demo test test-slow interop fuzz check bench peers serving-peers proto soak zoo docs clean
 
 help:            ## list the targets
 	@grep -E '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -77,7 +77,7 @@ serving-peers: .serving-peers/.made  ## servers to compare with, in an environme
 peers: .peers/.made  ## quantizers to compare with, beside the environment and on top of it
 
 bench: $(VENV)/.bench  ## run every benchmark; results lie in benchmarks/results
-	-$(MAKE) peers
+	-$(MAKE) peers serving-peers
 	$(BIN)/python -m benchmarks
 
 proto: .clients/.made  ## make the gRPC service's descriptor of its .proto

@@ -8,11 +8,18 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 
+FOLDERS = {
+    "language": "benchmarks.language.__main__",
+    "serving": "benchmarks.serving.own",
+    "serving_peers": "benchmarks.serving.against_peers",
+}
+"""Benchmarks that have a folder; the zoo and the soak have targets of their own."""
+
 
 def main() -> None:
     """Run the `main` of each script."""
     scripts = {path.stem for path in HERE.glob("*.py") if not path.stem.startswith("_") and path.stem != "report"}
-    known = {name: f"benchmarks.{name}" for name in sorted(scripts)} | {"language": "benchmarks.language.__main__"}
+    known = {name: f"benchmarks.{name}" for name in sorted(scripts)} | FOLDERS
     for name in sys.argv[1:] or known:
         if name not in known:
             sys.exit(f"no benchmark {name!r}; there are {', '.join(known)}")

@@ -45,7 +45,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 
 def run_client(*arguments: str) -> str:
     ended = subprocess.run(
-        [Path(PYTHON).absolute(), *arguments], capture_output=True, text=True, cwd=CLIENTS, timeout=300
+        [Path(PYTHON).absolute(), *arguments], capture_output=True, text=True, cwd=CLIENTS, timeout=900
     )
     assert ended.returncode == 0, ended.stdout[-6000:] + ended.stderr[-3000:]
     return ended.stdout

@@ -51,6 +51,11 @@ def test_texts_and_indices_are_made_up_so_that_they_are_taken() -> None:
     assert warm(session).run_s < 1
 
 
+def test_a_model_that_takes_one_of_the_items_alone_is_served_without_sharing() -> None:
+    found = warm(opened("(int64[n] i) => (float[n] e) <float[1] table = {1}> { e = Gather (table, i) }"))
+    assert 0 < found.run_s < 1 and not found.together
+
+
 def test_a_model_with_free_axes_that_takes_no_length_is_not_run() -> None:
     shape = "(float[n, m] x) => (float[n, 7] y) <int64[2] s = {-1, 7}, float[7, 7] w = {" + ",".join(["1"] * 49)
     found = warm(opened(f"{shape}}}> {{ y = MatMul (x, w) }}"))

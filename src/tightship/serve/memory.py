@@ -13,8 +13,8 @@ from collections.abc import Callable
 
 __all__ = ["FIRST_WAIT_S", "LONGEST_WAIT_S", "WORTH_BYTES", "MemoryKeeper"]
 
-WORTH_BYTES = 32 << 20
-"""A worker that holds this much more than it once did is tidied; small requests never come so far."""
+WORTH_BYTES = 4 << 20
+"""A worker that holds this much more than it once did is tidied; small requests hardly come so far."""
 
 FIRST_WAIT_S = 5.0
 LONGEST_WAIT_S = 300.0

@@ -45,10 +45,17 @@ def warm(session: Session) -> Warmth:
     found = _first_run(session)
     if found is None:
         return Warmth(float("inf"), 0, False)
-    items, outputs = found
-    run_s = _timed(session, items[0])
+    items, first = found
     n_elements = sum(array.size for array in items[0].values())
-    return Warmth(run_s, n_elements, _may_share(session, items, outputs, run_s))
+    started = time.perf_counter()
+    try:
+        second = session.run(items[1])
+    except EngineError:  # a table of one row, perhaps
+        return Warmth(_timed(session, items[0]), n_elements, False)
+    run_s = time.perf_counter() - started
+    if run_s < TIMED_S:  # so short a time is not known from one run
+        run_s = _timed(session, items[0])
+    return Warmth(run_s, n_elements, _may_share(session, items, (first, second), run_s))
 
 
 def _first_run(session: Session) -> tuple[tuple[Arrays, Arrays], Arrays] | None:
@@ -92,21 +99,20 @@ def _timed(session: Session, item: Arrays) -> float:
     return best
 
 
-def _may_share(session: Session, items: tuple[Arrays, Arrays], first: Arrays, run_s: float) -> bool:
+def _may_share(session: Session, items: tuple[Arrays, Arrays], apart: tuple[Arrays, Arrays], run_s: float) -> bool:
     specs = (*session.inputs, *session.outputs)
     if not all(spec.shape and isinstance(spec.shape[0], str) for spec in specs):
         return False
     both = {name: np.concatenate([items[0][name], items[1][name]]) for name in items[0]}
     try:
-        second = session.run(items[1])
         started = time.perf_counter()
         together = session.run(both)
         both_s = time.perf_counter() - started
     except EngineError:
         return False
-    if not all(_agree(together[name], np.concatenate([first[name], second[name]])) for name in together):
+    if not all(_agree(together[name], np.concatenate([outputs[name] for outputs in apart])) for name in together):
         return False
-    if both_s < TIMED_S:  # so short a time is not known from one run
+    if both_s < TIMED_S:
         both_s = _timed(session, both)
     return both_s < SHARING_PAYS * 2 * run_s
 
