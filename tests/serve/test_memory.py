@@ -46,7 +46,7 @@ def test_memory_that_is_in_use_is_tried_for_ever_more_rarely_and_still_given_bac
     process = Process(100 * MIB)
     process.needed += 500 * MIB
     process.live(3600)
-    assert 12 <= process.trims <= 20  # every five minutes in the end
+    assert 170 <= process.trims <= 190  # every twenty seconds in the end
     process.needed, process.left_over = 100 * MIB, 500 * MIB
     process.live(int(LONGEST_WAIT_S) + 1)
     assert process.left_over == 0

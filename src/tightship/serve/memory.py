@@ -17,7 +17,7 @@ WORTH_BYTES = 4 << 20
 """A worker that holds this much more than it once did is tidied; small requests hardly come so far."""
 
 FIRST_WAIT_S = 5.0
-LONGEST_WAIT_S = 300.0
+LONGEST_WAIT_S = 20.0
 """Between two times: twice as long after each that gave little back, since then the memory is in use."""
 
 

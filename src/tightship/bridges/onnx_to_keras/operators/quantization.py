@@ -109,9 +109,7 @@ def dequantize_linear(
     return Tensor(ops.cast(ops.multiply(value, step), dtype), tensor.axes)
 
 
-def _widened(
-    codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, axis: int, block: int
-) -> np.ndarray:
+def _widened(codes: np.ndarray, scale: np.ndarray, zero_point: np.ndarray | None, axis: int, block: int) -> np.ndarray:
     """Weights kept as codes, as the numbers that they stand for: a layer's own, which it can train."""
     centred = codes.astype(np.float32)
     place = normal(axis, codes.ndim)
