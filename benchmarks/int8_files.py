@@ -324,8 +324,8 @@ def _told(steps: float) -> str:
 
 
 def _outputs(network: OurNetwork | TfLiteNetwork, items: np.ndarray) -> np.ndarray:
-    """All outputs of each item in one row."""
-    rows = [network.run([items[index : index + 1]]) for index in range(len(items))]
+    """All outputs of each item in one row, by shape: files differ in their order."""
+    rows = [sorted(network.run([items[index : index + 1]]), key=np.shape) for index in range(len(items))]
     return np.stack([np.concatenate([array.ravel() for array in outputs]) for outputs in rows])
 
 
