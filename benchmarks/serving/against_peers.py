@@ -55,7 +55,7 @@ class Server:
 
 
 def make_model(path: Path) -> None:
-    """64 -> 64 -> 10, as `examples` has them: the server is measured, not the engine."""
+    """Write an MLP of 64, 64 and 10, so small that the server is measured and not the engine."""
     import onnx
 
     text = f"""<ir_version: 8, opset_import: ["" : 17]>

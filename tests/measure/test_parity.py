@@ -270,6 +270,7 @@ def test_names_may_differ_where_position_tells() -> None:
 def test_names_that_are_but_positions_are_paired_by_position() -> None:
     assert parity.pair(["input_1", "state"], ["input_0", "input_1"]) == {"input_1": "input_0", "state": "input_1"}
     assert parity.pair(["a", "b"], ["b", "a"]) == {"a": "a", "b": "b"}
+    assert parity.pair(["input_0", "input_1"], ["input_1", "input_0"]) == {"input_0": "input_0", "input_1": "input_1"}
     assert parity.pair(["a", "b"], ["x", "a"]) == {"a": "a", "b": "x"}
 
 

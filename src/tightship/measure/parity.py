@@ -159,7 +159,7 @@ def pair(names: Sequence[str], others: Sequence[str]) -> dict[str, str]:
 
     Files that know positions only (ExecuTorch's) call their inputs input_0, input_1, ..., as another may call one.
     """
-    if _are_positions(names) or _are_positions(others):
+    if set(names) != set(others) and (_are_positions(names) or _are_positions(others)):
         return dict(zip(names, others, strict=True))
     left = iter([other for other in others if other not in names])
     return {name: name if name in others else next(left) for name in names}
