@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import random
 import timeit
+from typing import Any
 
 import pytest
 
+from tightship.serve.catalogue import Served
 from tightship.serve.routing import Choice, Routes, place_of
 
 KEYS = [f"customer-{number}".encode() for number in range(4000)]
@@ -69,3 +71,15 @@ def test_choosing_by_a_key_costs_a_few_times_its_hash() -> None:
     choosing = min(timeit.repeat(lambda: routes.choose(None, b"ann", 0.3), number=500, repeat=20))
     hashing = min(timeit.repeat(lambda: hashlib.blake2b(b"ann").digest(), number=500, repeat=20))
     assert choosing < 10 * hashing  # about 3 times; 2 us on an idle core
+
+
+@pytest.mark.parametrize("by_key", [True, False])
+def test_callers_stay_with_their_version_by_what_they_showed_where_the_rollout_says_so(by_key: bool) -> None:
+    versions: Any = {"1": "the old one", "2": "the new one"}
+    served = Served("net", versions, Routes("1", "2", share=0.5, by_key=by_key))
+    seen = [{served.choose(None, None, key)[0] for _ in range(40)} for key in KEYS[:20]]
+    stays = [len(versions) == 1 for versions in seen]
+    assert all(stays) if by_key else not any(stays)
+    assert len(set.union(*seen)) == 2
+    chosen = {served.choose(None, b"one sticky key", key)[0] for key in KEYS[:40]}
+    assert len(chosen) == 1  # what the request names itself comes first
