@@ -8,7 +8,8 @@ import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import onnx
@@ -316,3 +317,33 @@ def test_a_model_that_fails_is_answered_with_500(tmp_path: Path) -> None:
     body = json.dumps({"inputs": [{"name": "x", "shape": [1], "datatype": "INT64", "data": [7]}]}).encode()
     found = server.ask(MODEL, body)
     assert found.status == 500 and "net 1" in found.json["error"]
+
+
+def test_a_shadow_prepares_a_picture_in_its_own_way(tmp_path: Path) -> None:
+    """Else a version with another normalization would seem to disagree."""
+    compared: list[tuple[str, str]] = []
+    prepared = SimpleNamespace(prepare=lambda body, kind: f"{kind} as the new version takes it")
+
+    async def run(arrays: str, deadline: float = 0.0) -> str:
+        return arrays
+
+    old, new = (SimpleNamespace(name="net", version=version, infer=run, processor=prepared) for version in "12")
+    new.signature = SimpleNamespace(check_arrays=lambda arrays: None)
+    counts = SimpleNamespace(
+        watching=lambda name: True,
+        add=lambda *values, **named: None,
+        compare=lambda name, before, after, outputs, copied: compared.append((outputs, copied)),
+    )
+
+    async def ask() -> None:
+        service = Service(ServeSettings(tmp_path), cast(Any, None), Metrics(), observations=cast(Any, counts))
+        for posted in (None, (b"GIF89a", "image/gif")):
+            await service.infer(cast(Any, old), cast(Any, new), cast(Any, "as the old one"), posted=posted)
+            while service._shadows:
+                await asyncio.sleep(0)
+
+    asyncio.run(ask())
+    assert compared == [
+        ("as the old one", "as the old one"),
+        ("as the old one", "image/gif as the new version takes it"),
+    ]
