@@ -12,6 +12,7 @@ FOLDERS = {
     "language": "benchmarks.language.__main__",
     "serving": "benchmarks.serving.own",
     "serving_peers": "benchmarks.serving.against_peers",
+    "serving_grpc": "benchmarks.serving.grpc_calls",
 }
 """Benchmarks that have a folder; the zoo and the soak have targets of their own."""
 

@@ -6,6 +6,7 @@ stay, and the time of one sentence in ONNX Runtime and OpenVINO as a ratio to fl
 
 from __future__ import annotations
 
+import argparse
 import fnmatch
 import functools
 import json
@@ -195,47 +196,66 @@ def agreement(expected: np.ndarray, found: np.ndarray) -> float:
     return float(np.mean([len(set(want) & set(got)) / N_NEIGHBOURS for want, got in pairs]))
 
 
-def compare(name: str, source: Path, path: Path, inputs: Inputs, expected: np.ndarray) -> dict[str, Any]:
-    """Quality in ONNX Runtime (OpenVINO for its own format), and the time of one sentence in both."""
-    row: dict[str, Any] = {
+def engines_of(path: Path) -> tuple[str, ...]:
+    """The engines that run a file, the one that judges its quality first."""
+    return ("openvino",) if path.suffix == ".xml" else ("onnxruntime", "openvino")
+
+
+def quality(name: str, path: Path, inputs: Inputs, expected: np.ndarray) -> dict[str, Any]:
+    """Size of a file, and how near its embeddings are to the expected ones."""
+    with engines.open_session(path, Target(engines_of(path)[0], threads=1)) as session:
+        found = embeddings(session, inputs)
+    return {
         "model": name,
         "bytes": sum(part.stat().st_size for part in path.parent.glob(f"{path.stem}.*")),
+        "cosine": float((expected * found).sum(1).mean()),
+        "neighbours": agreement(expected, found),
     }
-    one = {array_name: array[:1] for array_name, array in inputs.items()}
-    for engine in ("onnxruntime", "openvino"):
-        if engine == "onnxruntime" and path.suffix == ".xml":
-            continue
+
+
+def times(source: Path, path: Path, inputs: Inputs) -> dict[str, float]:
+    """The time of one sentence in each engine, as a ratio to float32's in the same turns."""
+    one = {name: array[:1] for name, array in inputs.items()}
+    row: dict[str, float] = {}
+    for engine in engines_of(path):
         target = Target(engine, threads=1)
         with ExitStack() as stack:
-            float32, session = (stack.enter_context(engines.open_session(part, target)) for part in (source, path))
-            if "cosine" not in row:
-                found = embeddings(session, inputs)
-                row |= {"cosine": float((expected * found).sum(1).mean()), "neighbours": agreement(expected, found)}
-            ratio = time_interleaved([float32, session], one, seconds=SECONDS).ratio(1)
+            pair = [stack.enter_context(engines.open_session(part, target)) for part in (source, path)]
+            ratio = time_interleaved(pair, one, seconds=SECONDS).ratio(1)
         row |= {f"{engine} time": ratio.median, f"{engine} low": ratio.low, f"{engine} high": ratio.high}
     return row
 
 
+def measured(name: str, make: Maker | None, source: Path, calibration: Inputs, inputs: Inputs) -> dict[str, Any]:
+    """Return a row, made anew; without `make` the row there is, timed anew."""
+    suffix = "xml" if name.startswith("nncf") else "onnx"
+    path = FOLDER / f"{name.replace(', ', '-').replace(' ', '-')}.{suffix}"
+    try:
+        if make is None:
+            return load()[name] | times(source, path, inputs)
+        started = time.process_time()
+        make(source, path, calibration)
+        cost = {"quantizing cpu s": time.process_time() - started}
+        with engines.open_session(source, Target(threads=1)) as session:
+            expected = embeddings(session, inputs)
+        return quality(name, path, inputs, expected) | times(source, path, inputs) | cost
+    except Exception as error:  # a peer's failure is its result
+        return {"model": name, "failed": f"{type(error).__name__}: {error}"[:200]}
+
+
 def main() -> None:
-    """Make and compare what has no row yet; given a pattern, those that match it, anew."""
-    pattern = sys.argv[1] if len(sys.argv) > 1 else ""
+    """Make and compare what has no row yet, or what is asked for."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--fresh", default="", help="rows to make anew, as '*, 4 bits'")
+    parser.add_argument("--times", default="", help="rows to time anew, on a quieter machine")
+    options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     calibration, inputs = tokens()
     source = exported(calibration)
-    with engines.open_session(source, Target(threads=1)) as session:
-        expected = embeddings(session, inputs)
     for name, make in makers().items():
-        if fnmatch.fnmatch(name, pattern) if pattern else name not in load():
-            path = (
-                FOLDER / f"{name.replace(', ', '-').replace(' ', '-')}.{'xml' if name.startswith('nncf') else 'onnx'}"
-            )
-            started = time.process_time()
-            try:
-                make(source, path, calibration)
-                row = {"quantizing cpu s": time.process_time() - started}
-                row = compare(name, source, path, inputs, expected) | row
-            except Exception as error:  # a peer's failure is its result
-                row = {"model": name, "failed": f"{type(error).__name__}: {error}"[:200]}
+        again = name in load() and "failed" not in load()[name] and fnmatch.fnmatch(name, options.times)
+        if again or name not in load() or fnmatch.fnmatch(name, options.fresh):
+            row = measured(name, None if again else make, source, calibration, inputs)
             print(row, flush=True)
             atomic.write_bytes(ROWS, json.dumps({**load(), name: row}, indent=1).encode())
     report(source)

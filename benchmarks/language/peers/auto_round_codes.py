@@ -54,6 +54,7 @@ def main() -> None:
         nsamples=len(tokens),
         seqlen=tokens.shape[1],
         device_map="cpu",
+        enable_torch_compile=False,  # which takes longer than all the rest, for a model this small
     )
     rounded, _ = rounding.quantize()
     found = {}

@@ -76,7 +76,8 @@ class _OrtSession:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         try:
-            return dict(zip(self._names, self._run(self._names, dict(inputs), None), strict=True))
+            feed = inputs if type(inputs) is dict else dict(inputs)
+            return dict(zip(self._names, self._run(self._names, feed, None)))  # noqa: B905 - as many as it was asked for
         except Exception as error:
             raise EngineError(f"onnxruntime failed while running: {_first_line(error)}") from error
 
