@@ -49,7 +49,7 @@ class Target:
 
     def head(self, length: int | None, extra: str = "") -> bytes:
         size = "Transfer-Encoding: chunked" if length is None else f"Content-Length: {length}"
-        return f"POST /v2/models/{self.model}/infer HTTP/1.1\r\nHost: a\r\n{extra}{size}\r\n\r\n".encode()
+        return f"POST /v2/models/{self.model}/infer HTTP/1.1\r\nHost: localhost\r\n{extra}{size}\r\n\r\n".encode()
 
     def body(self, rows: int = 4) -> bytes:
         data = [0.5] * (rows * self.width)
@@ -109,8 +109,10 @@ async def asks_for_what_is_not_there(target: Target) -> None:
     async with target.connection() as (reader, writer):
         name = random.randbytes(12).hex()
         for path in (f"/v2/models/{name}", f"/{name}", "/v2/models/%2e%2e%2f/infer", "/../../etc/passwd"):
-            writer.write(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
-        writer.write(f"POST /v2/models/{name}/infer HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{{}}".encode())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
+        writer.write(
+            f"POST /v2/models/{name}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2\r\n\r\n{{}}".encode()
+        )
         writer.write_eof()
         await asyncio.wait_for(reader.read(), 20)
 

@@ -1,4 +1,4 @@
-"""Versions of a small model x [n, 4] -> y [n, 2]: a good one, and ones that fail, are slow or answer otherwise."""
+"""Versions of a small model x [n, 4] -> y [n, 2]: a good one, and others that fail, crash, are slow or differ."""
 
 from __future__ import annotations
 
@@ -38,11 +38,29 @@ _SLOW = f"""{_HEAD} <int64[2] size = {{500, 500}}> {{
     product = MatMul (x, w)
     y = Add (product, none)
 }}"""
+# The smallest integer divided by -1 is none: the processor stops the process (SIGFPE). The divisor is 1 or -1.
+_DIVIDING = f"""{_HEAD} <float limit = {{LIMIT}}, int64 one = {{1}}, int64 two = {{2}}, int64 least = {{{-(2**63)}}}> {{
+    largest = ReduceMax <keepdims = 0> (x)
+    above = Greater (largest, limit)
+    number = Cast <to = 7> (above)
+    twice = Mul (number, two)
+    divisor = Sub (one, twice)
+    quotient = Div (least, divisor)
+    rest = Cast <to = 1> (quotient)
+    none = Sub (rest, rest)
+    product = MatMul (x, w)
+    y = Add (product, none)
+}}"""
 _TEXTS = {"good": _PLAIN, "better": _PLAIN, "other": _PLAIN, "failing": _FAILING, "slow": _SLOW}
+_TEXTS |= {"crashing": _DIVIDING.replace("LIMIT", "-100.0"), "fragile": _DIVIDING.replace("LIMIT", "100.0")}
 
 
 def write(folder: Path, kind: str) -> Path:
-    """Write `kind`.onnx and return its path: good, better (as good, other bytes), other (answers), failing or slow."""
+    """Write `kind`.onnx and return its path.
+
+    good, better (as good, other bytes), other (answers), failing, slow; crashing, its process too, and fragile, which
+    crashes for numbers above 100.
+    """
     model = parser.parse_model(_TEXTS[kind])
     weights = np.array([[1, 0], [0, 1], [0, 1], [1, 0]], np.float32)
     weights = {"better": 1.001 * weights, "other": weights[:, ::-1]}.get(kind, weights)

@@ -49,6 +49,8 @@ class _Asking:
             try:
                 writer.write(self.request)
                 status = (await reader.readline()).decode()
+                if not status:
+                    raise ConnectionError("the connection was closed before the answer")
                 length = 0
                 while (line := await reader.readline()) not in (b"\r\n", b""):
                     if line.lower().startswith(b"content-length:"):

@@ -38,6 +38,7 @@ class FakeCatalogue:
     loaded: dict[tuple[str, str], str] = field(default_factory=dict)
     routes: dict[str, Routes] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)  # version -> why it cannot be loaded
+    crashing: dict[str, str] = field(default_factory=dict)  # version -> what kills who loads it
     takes: dict[str, tuple[TensorSpec, ...]] = field(default_factory=dict)
     log: list[str] = field(default_factory=list)
 
@@ -47,6 +48,10 @@ class FakeCatalogue:
         self.loaded[name, version] = path
         self.log.append(f"load {version}")
         return Loaded(self.takes.get(version, (TensorSpec("x", "float32", ("N", 4)),)))
+
+    def try_apart(self, path: str, stop: threading.Event) -> str:
+        self.log.append(f"try {Path(path).stem}")
+        return self.crashing.get(Path(path).stem, "")
 
     def route(self, name: str, routes: Routes) -> None:
         for version in (routes.stable, routes.candidate):

@@ -23,6 +23,7 @@ from tests.serve.live import LiveServer, serving
 from tightship.api.accessing import add_key, revoke_key
 from tightship.cli import main
 from tightship.serve.grpc_service.messages import SERVICE, message
+from tightship.serve.routing import place_of
 
 DOUBLE = """
 <ir_version: 9, opset_import: ["" : 20]>
@@ -58,6 +59,17 @@ class Secured:
 
     def infer(self, key: str = "") -> int:
         return self.ask("POST", "/v2/models/double/infer", BODY, key)[0]
+
+    def version(self, header: str, key: str = "") -> str:
+        """Return the version that answers a request with this header."""
+        name, _, value = header.partition(": ")
+        headers = {name: value} | ({"authorization": f"Bearer {key}"} if key else {})
+        connection = http.client.HTTPSConnection("127.0.0.1", self.server.http_port, context=self.context, timeout=20)
+        try:
+            connection.request("POST", "/v2/models/double/infer", BODY, headers)
+            return str(json.loads(connection.getresponse().read())["model_version"])
+        finally:
+            connection.close()
 
     def infer_until(self, wanted: int, key: str) -> None:
         """Ask until the workers have followed a change of keys."""
@@ -160,6 +172,34 @@ def test_counters_go_on_counting_when_a_worker_is_killed(secured: Secured) -> No
             continue
     assert counts == sorted(counts) and counts[-1] == secured.answered
     assert secured.counted("tightship_workers") == 2
+
+
+def test_a_caller_stays_with_a_version_however_the_key_is_shown(secured: Secured) -> None:
+    keys = [add_key(secured.server.state, f"caller {number}") for number in range(4)]
+    secured.infer_until(200, keys[-1].key)
+    folder, admin = secured.server.state.parent, secured.server.admin_key
+    onnx.save(onnx.parser.parse_model(DOUBLE.replace("Add(x, x)", "Sum(x, x)")), folder / "sum.onnx")
+    order = {"model": "double", "path": str(folder / "sum.onnx"), "steps": [50, 100], "shadow": 0, "by_key": True}
+    status, _, answer = secured.ask("POST", "/admin/rollouts", json.dumps(order).encode(), admin)
+    assert status == 201
+    salt = str(json.loads(answer)["rollout"]["id"])
+    until = time.monotonic() + 20
+    while len({secured.version(f"X-Sticky-Key: {n}", keys[0].key) for n in range(12)}) < 2:
+        assert time.monotonic() < until
+    time.sleep(0.5)  # the other worker follows within a fifth of a second
+    channel = grpc.secure_channel(f"localhost:{secured.server.grpc_port}", secured.credentials)
+    call = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+    request = message("ModelInferRequest")(model_name="double", raw_input_contents=[bytes(12)])
+    request.inputs.add(name="x", datatype="FP32", shape=[1, 3])
+    for one in keys:
+        key, expected = one.key, "2" if place_of(one.id.encode(), salt) < 0.5 else "1"
+        forms = (f"Authorization: Bearer {key}", f"authorization: bearer {key}", f"X-API-Key: {key}")
+        assert {secured.version(form) for form in forms for _ in range(4)} == {expected}
+        for metadata in (("authorization", f"Bearer {key}"), ("x-api-key", key)):
+            answer = call(request.SerializeToString(), timeout=20, metadata=[metadata])
+            assert message("ModelInferResponse").FromString(answer).model_version == expected
+    channel.close()
+    assert secured.ask("POST", "/admin/rollouts/double/abort", b"{}", admin)[0] == 200
 
 
 def test_the_log_is_json_and_holds_no_key(secured: Secured) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +82,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=CHROMIUM)
+        browser = started.chromium.launch(
+            executable_path=CHROMIUM, args=["--host-resolver-rules=MAP evil.example 127.0.0.1"]
+        )
         yield browser
         browser.close()
 
@@ -303,3 +308,34 @@ def test_a_page_for_nobody_asks_for_a_key_and_shows_when_the_server_is_gone(
         live.stop()
         page.wait_for_selector("#banner:visible")
         assert "does not answer" in page.locator("#banner").inner_text()
+
+
+class Site(SimpleHTTPRequestHandler):
+    """Another site's page."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.send_header("Content-Type", "text/html")
+        self.end_headers()
+        self.wfile.write(b"<p>hello")
+
+    def log_message(self, format: str, *words: object) -> None:
+        """Say nothing."""
+
+
+def test_a_page_whose_name_leads_to_this_machine_learns_nothing_and_pages_elsewhere_cannot_ask(
+    server: LiveServer, visit: Callable[..., Visit]
+) -> None:
+    page = visit().page
+    assert page.goto(f"http://evil.example:{server.http_port}/").status == 421
+    site = ThreadingHTTPServer(("127.0.0.1", 0), Site)
+    threading.Thread(target=site.serve_forever, daemon=True).start()
+    page.goto(f"http://evil.example:{site.server_port}/")
+    text = json.dumps({"inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}]})
+    ask = """async ([url, body]) => (await fetch(url, {method: 'POST', mode: 'no-cors', body})).type"""
+    answers = []
+    page.on("response", lambda answer: answers.append(answer.status))
+    page.evaluate(ask, [f"{server.url}/v2/models/double/infer", text])
+    page.evaluate(ask, [f"http://evil.example:{server.http_port}/v2/models/double/infer", text])
+    assert answers == [403, 421]
+    site.shutdown()

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 import platform
+import subprocess
+import sys
 
 import psutil
 import pytest
 
-from tightship.serve.memory import FIRST_WAIT_S, LONGEST_WAIT_S, WORTH_BYTES, MemoryKeeper
+from tightship.serve.memory import FIRST_WAIT_S, LONGEST_WAIT_S, N_ARENAS, WORTH_BYTES, MemoryKeeper
 
 MIB = 1 << 20
+GLIBC = platform.libc_ver()[0] == "glibc"
+
+ARENAS = """
+import ctypes, sys, threading
+from tightship.serve.memory import share_arenas
+if sys.argv[1] == "shared":
+    assert share_arenas()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = ctypes.c_void_p
+all_here = threading.Barrier(6)
+def allocate():
+    all_here.wait()
+    libc.malloc(5000)
+    all_here.wait()
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+libc.fdopen.restype = ctypes.c_void_p
+libc.malloc_info(0, ctypes.c_void_p(libc.fdopen(1, b"w")))
+libc.fflush(None)
+"""
+"""Six threads allocate at once; then glibc writes down its arenas."""
 
 
 class Process:
@@ -52,7 +78,15 @@ def test_memory_that_is_in_use_is_tried_for_ever_more_rarely_and_still_given_bac
     assert process.left_over == 0
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other allocators give memory back by themselves")
+@pytest.mark.skipif(not GLIBC, reason="other allocators have no such arenas")
+def test_threads_share_the_arenas_of_the_allocator() -> None:
+    def arenas(how: str) -> int:
+        return subprocess.check_output([sys.executable, "-c", ARENAS, how], text=True).count("<heap nr=")
+
+    assert arenas("shared") <= N_ARENAS < arenas("apart")
+
+
+@pytest.mark.skipif(not GLIBC, reason="other allocators give memory back by themselves")
 def test_fragments_of_freed_memory_are_really_given_back() -> None:
     keeper = MemoryKeeper()
     pieces = [bytes(100_000) for _ in range(1000)]

@@ -293,7 +293,7 @@ def test_workers_that_die_while_a_version_is_tried_take_it_back(house: House) ->
     house.workers = [house.worker()]
     house.tick(2)
     assert house.find(rollout).state == ROLLED_BACK
-    assert house.find(rollout).reason == "2 worker processes died while version 2 was tried"
+    assert house.find(rollout).reason == "2 worker processes died while version 2 was in use"
 
 
 def test_the_journal_tells_who_did_what_and_why(house: House) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tightship.serve.access import Caller
 from tightship.serve.catalogue import Served
 from tightship.serve.routing import Choice, Routes, place_of
 
@@ -74,12 +75,14 @@ def test_choosing_by_a_key_costs_a_few_times_its_hash() -> None:
 
 
 @pytest.mark.parametrize("by_key", [True, False])
-def test_callers_stay_with_their_version_by_what_they_showed_where_the_rollout_says_so(by_key: bool) -> None:
+def test_callers_stay_with_their_version_by_their_key_where_the_rollout_says_so(by_key: bool) -> None:
     versions: Any = {"1": "the old one", "2": "the new one"}
     served = Served("net", versions, Routes("1", "2", share=0.5, by_key=by_key))
-    seen = [{served.choose(None, None, key)[0] for _ in range(40)} for key in KEYS[:20]]
+    callers = [Caller(key.decode(), "any", frozenset()) for key in KEYS[:40]]
+    seen = [{served.choose(None, None, caller)[0] for _ in range(40)} for caller in callers[:20]]
     stays = [len(versions) == 1 for versions in seen]
     assert all(stays) if by_key else not any(stays)
     assert len(set.union(*seen)) == 2
-    chosen = {served.choose(None, b"one sticky key", key)[0] for key in KEYS[:40]}
+    chosen = {served.choose(None, b"one sticky key", caller)[0] for caller in callers}
     assert len(chosen) == 1  # what the request names itself comes first
+    assert len({served.choose(None, None)[0] for _ in range(40)}) == 2  # who showed no key is anybody

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 import msgspec
 
-from tightship.serve.access import INFER
+from tightship.serve.access import ANYBODY, INFER
 from tightship.serve.bodies import ClientGone, Receive, read_body
 from tightship.serve.failures import BadRequest
 from tightship.serve.foreseen import foreseen
@@ -46,12 +46,13 @@ MEDIA = (b"image/", b"audio/", b"text/")
 class _Inference:
     """One request for inference: what it asks for, and who answers as soon as that is chosen."""
 
-    __slots__ = ("alone", "headers", "loaded", "shadow", "span", "started", "target")
+    __slots__ = ("alone", "caller", "headers", "loaded", "shadow", "span", "started", "target")
 
     def __init__(self, target: Target, headers: dict[bytes, bytes]) -> None:
         self.started = perf_counter()
         self.target = target
         self.headers = headers
+        self.caller = ANYBODY
         self.loaded: LoadedModel | None = None
         self.shadow: LoadedModel | None = None
         self.span: Span | None = None
@@ -145,8 +146,10 @@ class Application:
         service, headers = self._service, inference.headers
         if service.tracing is not None:
             inference.span = service.tracing.start("infer", _texts(headers))
+        if service.hosts is not None:
+            service.hosts.check(headers.get(b"host"), headers.get(b"origin"))
         if service.access is not None:
-            service.access.check(_credential(headers), INFER)
+            inference.caller = service.access.check(_credential(headers), INFER)
 
     def _read(self, inference: _Inference, body: bytes) -> InferRequest | None:
         """Choose who answers, and read the request: None where it is not tensors but a picture, text or sound."""
@@ -155,7 +158,7 @@ class Application:
         served = self._service.catalogue.model(model)
         loaded = served.only if version is None else None
         if loaded is None:
-            loaded, inference.shadow = served.choose(version, headers.get(STICKY), _credential(headers))
+            loaded, inference.shadow = served.choose(version, headers.get(STICKY), inference.caller)
         inference.loaded = loaded
         inference.alone = served.only is loaded
         if headers.get(b"content-type", b"").startswith(MEDIA):

@@ -15,6 +15,7 @@ from random import random
 from types import MappingProxyType
 
 from tightship.errors import nearest
+from tightship.serve.access import ANYBODY, Caller
 from tightship.serve.failures import NoSuchModel, NotReady
 from tightship.serve.loaded import LoadedModel, Opener
 from tightship.serve.metrics import Metrics
@@ -44,19 +45,19 @@ class Served:
         return self.routes is not None and self.routes.stable in self.versions
 
     def choose(
-        self, asked: str | None, sticky_key: bytes | None, credential: bytes | None = None
+        self, asked: str | None, sticky_key: bytes | None, caller: Caller = ANYBODY
     ) -> tuple[LoadedModel, LoadedModel | None]:
         """Return the version that answers, and the one that gets the same request unseen, if any.
 
-        `credential` is what the caller showed, by which callers stay with their version where the rollout says so.
+        Callers stay with their version by the id of their key where the rollout says so, however they showed the key.
         Raises `NoSuchModel` for a version that is not loaded, `NotReady` where none answers yet.
         """
         if asked is None and self.routes is None:
             raise NotReady(f"no version of {self.name} answers yet; ask again soon")
         if self.routes is None:
             return self.version(asked or ""), None
-        if sticky_key is None and self.routes.by_key:
-            sticky_key = credential
+        if sticky_key is None and self.routes.by_key and caller.id:
+            sticky_key = caller.id.encode()
         choice = self.routes.choose(asked, sticky_key, random())
         shadow = None if choice.shadow is None else self.versions.get(choice.shadow)
         return self.version(choice.version), shadow
@@ -126,6 +127,12 @@ class Catalogue:
         if replaced is not None:
             self._retire(replaced)
         return loaded
+
+    def try_apart(self, path: str, stop: threading.Event) -> str:
+        """Load a version in another process, and nothing more; return how it was killed, or an empty text."""
+        from tightship.serve.trial import try_apart
+
+        return try_apart(self._opener, Path(path), stop)
 
     def route(self, name: str, routes: Routes) -> None:
         """Say which versions of a model answer."""

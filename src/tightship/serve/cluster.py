@@ -114,6 +114,7 @@ def _replica(settings: ServeSettings, sent: Sequence[_Sent]) -> Any:
     from tightship.serve.application import Application
     from tightship.serve.catalogue import Catalogue
     from tightship.serve.endpoints import endpoints
+    from tightship.serve.hosts import hosts_of
     from tightship.serve.loaded import Opener
     from tightship.serve.metrics import Metrics
     from tightship.serve.routing import Routes
@@ -130,7 +131,7 @@ def _replica(settings: ServeSettings, sent: Sequence[_Sent]) -> Any:
                 raise ServeError(f"{one.name} arrived with another digest than it was sent with")
             catalogue.load(one.name, one.version, stored.path, one.digest)
             catalogue.route(one.name, Routes(one.version))
-    application = Application(Service(settings, catalogue, metrics), endpoints)
+    application = Application(Service(settings, catalogue, metrics, hosts=hosts_of(settings)), endpoints)
 
     async def answer(scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":

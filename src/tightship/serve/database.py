@@ -8,12 +8,12 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from tightship.errors import StateError
-from tightship.serve.schema import SCHEMA_VERSION, TABLES
+from tightship.serve.schema import SCHEMA_VERSION, TABLES, UPGRADES
 
 __all__ = ["Database"]
 
@@ -81,15 +81,22 @@ class Database:
         with self.transaction() as connection:
             found = int(connection.execute("PRAGMA user_version").fetchone()[0])
             if found == 0:
-                for statement in TABLES:
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                _change(connection, TABLES, SCHEMA_VERSION)
+            while found in UPGRADES:
+                _change(connection, UPGRADES[found], found + 1)
+                found += 1
         if found not in (0, SCHEMA_VERSION):
             self.close()
             raise StateError(
                 f"{self.path} has the schema {found}, this tightship reads {SCHEMA_VERSION}; "
                 "upgrade it, or name a new folder"
             )
+
+
+def _change(connection: sqlite3.Connection, statements: Iterable[str], version: int) -> None:
+    for statement in statements:
+        connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {version}")
 
 
 def _connect(path: Path) -> sqlite3.Connection:

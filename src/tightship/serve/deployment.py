@@ -51,6 +51,8 @@ class Deployment:
                 if accepted and model.origin == START and all(model.name != stored.name for stored in accepted):
                     change.unload(model.name)
             desired = change.desired()
+            for model in desired.models.values():
+                change.forgive(model.name, model.routes.stable)
         self.tidy()
         return tuple(model.name for model in desired.models.values() if model.served)
 
@@ -78,6 +80,7 @@ class Deployment:
             before = change.desired()
             version = before.find(name).routes.stable if stored is None else change.adopt(name, stored)
             change.want(name, version, True)
+            change.forgive(name, version)
             change.add_model(name, version, ADMIN)
             change.note("load", name, version)
         problem = self._problem(change.revision, name, version, timeout_s)

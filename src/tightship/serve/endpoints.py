@@ -48,14 +48,14 @@ class _Index(msgspec.Struct):
 def endpoints(service: Service) -> Starlette:
     """Return the application of one worker for all but inference."""
     routes: list[BaseRoute] = [
-        _route("GET", "/v2/health/live", _live),
-        _route("GET", "/v2/health/ready", _ready),
+        _route("GET", "/v2/health/live", _live, to_all=True),
+        _route("GET", "/v2/health/ready", _ready, to_all=True),
         _route("GET", "/v2", _server, INFER),
         _route("GET", "/v2/models", _models, INFER),
         _route("POST", f"{MODEL}/infer", _never, INFER),
         _route("POST", f"{VERSION}/infer", _never, INFER),
-        _route("GET", f"{MODEL}/ready", _model_ready),
-        _route("GET", f"{VERSION}/ready", _model_ready),
+        _route("GET", f"{MODEL}/ready", _model_ready, to_all=True),
+        _route("GET", f"{VERSION}/ready", _model_ready, to_all=True),
         _route("GET", MODEL, _metadata, INFER),
         _route("GET", VERSION, _metadata, INFER),
         _route("POST", f"{REPOSITORY}/index", _index, INFER),
@@ -82,8 +82,8 @@ def _others() -> list[BaseRoute]:
     return [*rollout_routes(), *console_routes()]
 
 
-def _route(method: str, path: str, answer: Answer, scope: str = "") -> Route:
-    return Route(path, guarded(answer, scope), methods=[method])
+def _route(method: str, path: str, answer: Answer, scope: str = "", to_all: bool = False) -> Route:
+    return Route(path, guarded(answer, scope, to_all), methods=[method])
 
 
 def _json(value: Any, status: int = 200) -> Response:

@@ -5,10 +5,12 @@ ServeError
     ├── BadRequest (400, INVALID_ARGUMENT)          the request is not what the protocol or the model takes
     ├── Unauthorised (401, UNAUTHENTICATED)         no key, or none that is known
     ├── Forbidden (403, PERMISSION_DENIED)          a key that may not do this
+    ├── ForeignOrigin (403, PERMISSION_DENIED)      a browser sent it for a page of another site
     ├── NoSuchModel (404, NOT_FOUND)                no such model, version or address
     ├── TooSlow (408, DEADLINE_EXCEEDED)            the body did not arrive in time
     ├── Conflict (409, FAILED_PRECONDITION)         not in this state: a rollout is running, or none is
     ├── TooLarge (413, RESOURCE_EXHAUSTED)          the body is longer than allowed
+    ├── Misdirected (421, FAILED_PRECONDITION)      it names a host that this server is not
     ├── Overloaded (429, RESOURCE_EXHAUSTED)        the queue is full, or a key is over its rate
     ├── ModelFailed (500, INTERNAL)                 the engine failed while running
     ├── NotReady (503, UNAVAILABLE)                 the model is being loaded, or the server is going down
@@ -27,6 +29,8 @@ __all__ = [
     "Conflict",
     "DeadlineExceeded",
     "Forbidden",
+    "ForeignOrigin",
+    "Misdirected",
     "ModelFailed",
     "NoSuchModel",
     "NotReady",
@@ -75,6 +79,13 @@ class Forbidden(RequestFailure):
     grpc_code = "PERMISSION_DENIED"
 
 
+class ForeignOrigin(RequestFailure):
+    """A browser sent it for a page of another site."""
+
+    http_status = 403
+    grpc_code = "PERMISSION_DENIED"
+
+
 class NoSuchModel(RequestFailure):
     """There is no such model, version or address."""
 
@@ -101,6 +112,13 @@ class TooLarge(RequestFailure):
 
     http_status = 413
     grpc_code = "RESOURCE_EXHAUSTED"
+
+
+class Misdirected(RequestFailure):
+    """It names a host that this server is not known as."""
+
+    http_status = 421
+    grpc_code = "FAILED_PRECONDITION"
 
 
 class Overloaded(RequestFailure):

@@ -25,14 +25,20 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def guarded(answer: Answer, scope: str = "") -> Endpoint:
-    """Return an endpoint that asks for a key of this scope (`INFER`, `ADMIN`, or empty for none) before it answers."""
+def guarded(answer: Answer, scope: str = "", to_all: bool = False) -> Endpoint:
+    """Return an endpoint that asks for a key of this scope (`INFER`, `ADMIN`, or empty for none) before it answers.
+
+    `to_all`: it answers under whatever name, also who asks from another site's page.
+    """
 
     async def endpoint(request: Request) -> Response:
         started = time.perf_counter()
         service = service_of(request)
         try:
             caller = ANYBODY
+            if service.hosts is not None and not to_all:
+                named = dict(request.headers.raw)
+                service.hosts.check(named.get(b"host"), named.get(b"origin"))
             if scope and service.access is not None:
                 headers = request.headers
                 credential = headers.get("authorization") or headers.get("x-api-key")

@@ -18,11 +18,12 @@ DATATYPES = ["BOOL", "UINT8", "UINT16", "UINT32", "UINT64", "INT8", "INT16", "IN
 WHY = {
     400: "The request is not what the protocol or the model takes",
     401: "An API key is needed, or this one is not known",
-    403: "The API key may not do this",
+    403: "The API key may not do this; or a page of another site sent it",
     404: "There is no such model, version or address",
     408: "The body did not arrive in time",
     409: "Not in the state that the model is in",
     413: "The body is longer than allowed",
+    421: "It names a host that this server is not known as",
     429: "Too many requests; the header Retry-After says when to try again",
     500: "The engine failed",
     503: "The model is being loaded, or the server is going down",
@@ -259,7 +260,7 @@ def _operation(summary: str, answers: Json | dict[int, Json], *failures: int) ->
 
 def _keyed(operation: Json, admin: bool = False) -> Json:
     """The same for who has an API key: an administrator's, or one for inference as soon as there is any."""
-    for status in (401, 403, 429):
+    for status in (401, 403, 421, 429):
         operation["responses"].setdefault(str(status), _json(WHY[status], _ref("Error")))
     return {**operation, "security": [*([] if admin else [{}]), {"bearer": []}, {"key": []}]}
 

@@ -1,17 +1,21 @@
 """A worker follows what is wanted: loads, routes, unloads, in an order in which no request finds nothing.
 
-Routes change only to versions that are loaded here; a version is unloaded only after the routes have left it.
+Routes change only to versions that are loaded here; a version is unloaded only after the routes have left it. What is
+loaded may crash: it is written down before, and while this worker answers, one at a time tries what is new (`deaths`).
 """
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import Protocol
 
-from tightship.errors import StateError
+from tightship.errors import ServeError, StateError
 from tightship.serve.database import Database
+from tightship.serve.deaths import Crashing
 from tightship.serve.observations import Observations
 from tightship.serve.rollout.controller import Rollouts
 from tightship.serve.rollout.disagreement import MEASURES
@@ -24,6 +28,11 @@ from tightship.serve.workers import Version, Workers
 __all__ = ["Catalogue", "Reconciler"]
 
 FLUSH_S = 0.5
+TURN_S = 0.1
+"""How often a worker that waits for its turn to load something looks."""
+
+AGAIN_S = 2.0
+"""When a version is tried again that could not be loaded because the database could not be used."""
 
 
 class Catalogue(Protocol):
@@ -33,6 +42,10 @@ class Catalogue(Protocol):
         """Load and warm a version, which nobody is routed to yet. Raises whatever is wrong with it."""
         ...
 
+    def try_apart(self, path: str, stop: threading.Event) -> str:
+        """Load a version in another process; return how that was killed, or an empty text."""
+        ...
+
     def route(self, name: str, routes: Routes) -> None:
         """Say which versions of a model answer."""
         ...
@@ -40,6 +53,15 @@ class Catalogue(Protocol):
     def unload(self, name: str, version: str) -> None:
         """Take a version away, once the requests that it is answering are answered."""
         ...
+
+
+@dataclass(frozen=True)
+class _Problem:
+    """Why a version could not be loaded, since when that was wanted, and when it is to be tried again."""
+
+    wanted_since: int
+    why: str
+    until: float = float("inf")
 
 
 class Reconciler:
@@ -52,9 +74,12 @@ class Reconciler:
         self._catalogue = catalogue
         self._observations = observations
         self._loader = ThreadPoolExecutor(1, "tightship-loader")
-        self._loading: dict[Version, tuple[WantedVersion, Future[Interface]]] = {}
+        self._loading: dict[Version, tuple[WantedVersion, Future[Interface | None]]] = {}
         self._loaded: dict[Version, tuple[str, Interface]] = {}  # version -> digest, what it takes and gives
-        self._problems: dict[Version, tuple[int, str]] = {}  # version -> since when it is wanted, why
+        self._problems: dict[Version, _Problem] = {}
+        self._survived: set[str] = set()  # digests of what was loaded here
+        self._answers = False  # all that answers has been loaded or was tried
+        self._closing = threading.Event()
         self._routes: dict[str, Routes] = {}
         self._seen = -1
         self._desired = Desired(-1, {})
@@ -71,6 +96,7 @@ class Reconciler:
         if now - self._flushed >= FLUSH_S:
             self._flushed = now
             self._flush()
+            self._workers.bury()
             self._rollouts.step()
         version = self._state.database.data_version()
         if version != self._seen:
@@ -79,27 +105,27 @@ class Reconciler:
         self._collect()
         self._follow()
 
-    def settle(self, timeout_s: float = 300.0) -> Mapping[Version, str]:
+    def settle(self, timeout_s: float = 300.0, candidates: bool = True) -> Mapping[Version, str]:
         """Follow until all that is wanted is loaded or was tried; return what should answer and could not be loaded.
 
-        A candidate that could not is its rollout's affair. Raises `StateError` where it takes longer than `timeout_s`.
+        A candidate that could not is its rollout's affair, and without `candidates` it is not waited for. Raises
+        `StateError` where it takes longer than `timeout_s`.
         """
         deadline = time.monotonic() + timeout_s
         while True:
             self.tick()
-            if not self._loading:
-                return {
-                    (name, version): why
-                    for (name, version), (_, why) in self._problems.items()
-                    if self._desired.models[name].routes.stable == version
-                }
+            waiting = [version for version in self._loading if candidates or self._stable(version)]
+            if not waiting:
+                self._answers = True
+                return {version: found.why for version, found in self._problems.items() if self._stable(version)}
             if time.monotonic() > deadline:
-                names = ", ".join(f"{model} {version}" for model, version in self._loading)
+                names = ", ".join(f"{model} {version}" for model, version in waiting)
                 raise StateError(f"{names} could not be loaded within {timeout_s:g} s")
             time.sleep(0.005)
 
     def close(self) -> None:
         """Write down what was counted, leave the list of workers, and load no more."""
+        self._closing.set()
         self._loader.shutdown(wait=True, cancel_futures=True)
         self._flush()
         self._workers.leave(self.worker)
@@ -118,8 +144,12 @@ class Reconciler:
             self._problems = {
                 version: problem
                 for version, problem in self._problems.items()
-                if (found := wanted[version]) is not None and found.wanted_since == problem[0]
+                if (found := wanted[version]) is not None and found.wanted_since == problem.wanted_since
             }
+
+    def _stable(self, version: Version) -> bool:
+        model = self._desired.models.get(version[0])
+        return model is not None and model.routes.stable == version[1]
 
     def _wants(self, version: Version) -> WantedVersion | None:
         """A version, if it should be loaded."""
@@ -134,11 +164,15 @@ class Reconciler:
             del self._loading[version]
             error = future.exception()
             if error is None:
-                self._take_in(version, wanted, future.result())
+                loaded = future.result()
+                if loaded is not None:
+                    self._take_in(version, wanted, loaded)
             elif not isinstance(error, Exception):
                 raise error
             else:
-                self._problems[version] = wanted.wanted_since, str(error) or type(error).__name__
+                self._problems[version] = _Problem(
+                    wanted.wanted_since, str(error) or type(error).__name__, _until(error)
+                )
 
     def _take_in(self, version: Version, wanted: WantedVersion, loaded: Interface) -> None:
         """Have a version ready, unless it could not stand in for the one that answers."""
@@ -147,7 +181,7 @@ class Reconciler:
         problem = "" if stable is None else misfit(stable[1], loaded)
         if problem:
             self._catalogue.unload(*version)
-            self._problems[version] = wanted.wanted_since, problem
+            self._problems[version] = _Problem(wanted.wanted_since, problem)
         else:
             self._loaded[version] = wanted.digest, loaded
 
@@ -202,18 +236,53 @@ class Reconciler:
         return () if routes is None else (routes.stable, routes.candidate)
 
     def _load(self) -> None:
-        for model in self._desired.models.values():
-            order = sorted(model.versions, key=lambda version: version.version != model.routes.stable)
-            for found in order:
-                version = (model.name, found.version)
-                known = version in self._loading or version in self._loaded or version in self._problems
-                if found.wanted and not known:
-                    future = self._loader.submit(self._catalogue.load, *version, found.path, found.digest)
-                    self._loading[version] = found, future
+        """Begin to load what is wanted and not known: what answers first, and then what is only tried."""
+        now = time.time()
+        wanted = {
+            (model.name, found.version): found
+            for model in self._desired.models.values()
+            for found in model.versions
+            if found.wanted
+        }
+        for version in sorted(wanted, key=lambda version: not self._stable(version)):
+            problem = self._problems.get(version)
+            rests = problem is not None and now < problem.until
+            if not (rests or version in self._loading or version in self._loaded):
+                self._problems.pop(version, None)
+                in_turn = self._answers or not self._stable(version)
+                future = self._loader.submit(self._load_one, version, wanted[version], in_turn)
+                self._loading[version] = wanted[version], future
+
+    def _load_one(self, version: Version, wanted: WantedVersion, in_turn: bool) -> Interface | None:
+        """On the loader's thread: wait for this worker's turn, write down what is tried, and load it.
+
+        What no worker has loaded another process loads first, so that no worker that answers is risked. Returns None
+        where it is not wanted any more.
+        """
+        while not self._workers.begin_loading(self.worker, version, in_turn):
+            if self._closing.wait(TURN_S) or self._wants(version) is None:
+                return None
+        try:
+            if in_turn and wanted.digest not in self._survived and not self._workers.have(version):
+                killed = self._catalogue.try_apart(wanted.path, self._closing)
+                if killed:
+                    raise ServeError(killed)
+            loaded = self._catalogue.load(*version, wanted.path, wanted.digest)
+            self._survived.add(wanted.digest)
+            return loaded
+        finally:
+            self._workers.end_loading(self.worker, version)
 
     def _report(self) -> None:
-        loaded = dict.fromkeys(self._loaded, "") | {version: why for version, (_, why) in self._problems.items()}
+        loaded = dict.fromkeys(self._loaded, "") | {version: found.why for version, found in self._problems.items()}
         report = (self._desired.revision, loaded)
         if report != self._reported:
             self._workers.report(self.worker, *report)
             self._reported = report
+
+
+def _until(error: Exception) -> float:
+    """Return when loading is to be tried again after this."""
+    if isinstance(error, Crashing):
+        return error.until
+    return time.time() + AGAIN_S if isinstance(error, StateError) else float("inf")

@@ -3,9 +3,9 @@ beside it what it has. `server.revision` grows by one with every change of what 
 
 from __future__ import annotations
 
-__all__ = ["SCHEMA_VERSION", "TABLES"]
+__all__ = ["SCHEMA_VERSION", "TABLES", "UPGRADES"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 TABLES = (
     "CREATE TABLE server (revision INTEGER NOT NULL) STRICT",
@@ -23,6 +23,7 @@ TABLES = (
         FOREIGN KEY (name, stable) REFERENCES versions (model, version) DEFERRABLE INITIALLY DEFERRED,
         FOREIGN KEY (name, candidate) REFERENCES versions (model, version) DEFERRABLE INITIALLY DEFERRED
     ) STRICT""",
+    # `deaths`: workers that died while they loaded it, since that last went well, and when the last of them did.
     """CREATE TABLE versions (
         model TEXT NOT NULL,
         version TEXT NOT NULL,
@@ -31,6 +32,8 @@ TABLES = (
         source TEXT NOT NULL,
         wanted INTEGER NOT NULL,
         added_at REAL NOT NULL,
+        deaths INTEGER NOT NULL DEFAULT 0,
+        died_at REAL NOT NULL DEFAULT 0,
         PRIMARY KEY (model, version)
     ) STRICT""",
     """CREATE TABLE rollouts (
@@ -48,7 +51,8 @@ TABLES = (
         started_at REAL NOT NULL,
         ended_at REAL,
         unload_at REAL,
-        deaths INTEGER NOT NULL DEFAULT 0
+        deaths INTEGER NOT NULL DEFAULT 0,
+        deaths_loading INTEGER NOT NULL DEFAULT 0
     ) STRICT""",
     "CREATE UNIQUE INDEX one_rollout_per_model ON rollouts (model) WHERE ended_at IS NULL",
     # Counts only ever grow, by what a worker has seen since it last wrote; `level` is what `kind` counts by.
@@ -62,11 +66,14 @@ TABLES = (
         PRIMARY KEY (rollout, step, version, kind, level)
     ) STRICT, WITHOUT ROWID""",
     # A worker lives as long as its process: `pid` and the moment it started, since numbers of processes come again.
+    # `trying_...`: what it is loading.
     """CREATE TABLE workers (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         pid INTEGER NOT NULL,
         born REAL NOT NULL,
-        applied INTEGER NOT NULL DEFAULT 0
+        applied INTEGER NOT NULL DEFAULT 0,
+        trying_model TEXT NOT NULL DEFAULT '',
+        trying_version TEXT NOT NULL DEFAULT ''
     ) STRICT""",
     # `problem` is empty for what is ready, else why it could not be loaded.
     """CREATE TABLE loaded (
@@ -86,3 +93,14 @@ TABLES = (
         why TEXT NOT NULL DEFAULT ''
     ) STRICT""",
 )
+
+UPGRADES = {
+    1: (
+        "ALTER TABLE versions ADD COLUMN deaths INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE versions ADD COLUMN died_at REAL NOT NULL DEFAULT 0",
+        "ALTER TABLE rollouts ADD COLUMN deaths_loading INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE workers ADD COLUMN trying_model TEXT NOT NULL DEFAULT ''",
+        "ALTER TABLE workers ADD COLUMN trying_version TEXT NOT NULL DEFAULT ''",
+    ),
+}
+"""What makes the next schema of each older one."""

@@ -11,6 +11,7 @@ from tightship.core.session import Arrays
 from tightship.serve.access import Access
 from tightship.serve.catalogue import Catalogue
 from tightship.serve.failures import RequestFailure
+from tightship.serve.hosts import Hosts
 from tightship.serve.loaded import LoadedModel
 from tightship.serve.logs import RequestLog
 from tightship.serve.metrics import Metrics
@@ -34,12 +35,16 @@ MAX_SHADOWS = 32
 
 @dataclass
 class Service:
-    """The parts of one worker. `deployment` and `metrics_folder` are None where there is no state: in a benchmark."""
+    """The parts of one worker. `deployment` and `metrics_folder` are None where there is no state: in a benchmark.
+
+    `hosts` is None where requests may name any.
+    """
 
     settings: ServeSettings
     catalogue: Catalogue
     metrics: Metrics
     access: Access | None = None
+    hosts: Hosts | None = None
     observations: Observations = field(default_factory=Observations)
     log: RequestLog = field(default_factory=RequestLog)
     tracing: Tracing | None = None

@@ -18,7 +18,9 @@ class Limits:
     """What one request, one connection and one model's queue may take of a worker.
 
     `max_batch` is in items that run together, `max_queue` in requests that wait for one model; `deadline_ms` holds for
-    requests that name none; `body_timeout_s` and `head_timeout_s` for a whole body and the headers before it.
+    requests that name none; `body_timeout_s` and `head_timeout_s` for a whole body and the headers before it. A
+    connection of gRPC takes no new calls after `connection_age_s`, and ends with those under way, `connection_grace_s`
+    later at most.
     """
 
     max_queue: int = 256
@@ -31,6 +33,8 @@ class Limits:
     body_timeout_s: float = 30.0
     head_timeout_s: float = 10.0
     keep_alive_s: float = 75.0
+    connection_age_s: float = 3600.0
+    connection_grace_s: float = 600.0
     drain_s: float = 15.0
 
 
@@ -40,7 +44,8 @@ class ServeSettings:
 
     `state` is the folder of desired state, packages and keys. `threads` 0 shares the cores among the workers.
     `grpc_port` None leaves gRPC out; port 0 takes a free one. `open_to_infer` lets everybody ask for inference,
-    `tracing` is where OpenTelemetry's spans go. `keys` opens packages and says whose signature counts.
+    `tracing` is where OpenTelemetry's spans go. `keys` opens packages and says whose signature counts. `allowed_hosts`
+    are names by which browsers may ask, see `hosts`.
     """
 
     state: Path
@@ -58,6 +63,7 @@ class ServeSettings:
     log_level: str = "info"
     log_json: bool = False
     tracing: str = ""
+    allowed_hosts: tuple[str, ...] = ()
 
     def threads_per_worker(self) -> int:
         """Threads of an engine in one worker; 0 leaves it to the plan of the package."""

@@ -132,8 +132,8 @@ class Change:
     def add_version(self, model: str, version: str, digest: str, path: str, source: str) -> None:
         """Add a version that should be loaded, or want a known one again."""
         self.connection.execute(
-            "INSERT INTO versions VALUES (?, ?, ?, ?, ?, ?, ?) "
-            "ON CONFLICT DO UPDATE SET wanted = excluded.wanted, path = excluded.path",
+            "INSERT INTO versions (model, version, digest, path, source, wanted, added_at) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET wanted = excluded.wanted, path = excluded.path",
             (model, version, digest, path, source, self.revision, time.time()),
         )
 
@@ -165,6 +165,10 @@ class Change:
             "UPDATE versions SET wanted = ? WHERE model = ? AND version = ?",
             (self.revision if wanted else 0, model, version),
         )
+
+    def forgive(self, model: str, version: str) -> None:
+        """Let a version be loaded again at once, though that has killed workers: somebody asks for it."""
+        self.connection.execute("UPDATE versions SET deaths = 0 WHERE model = ? AND version = ?", (model, version))
 
     def unload(self, model: str) -> None:
         """Want no version of a model; it is still known."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import multiprocessing
-import os
 import signal
 import socket
 import time
@@ -19,19 +18,24 @@ from tightship.errors import ServeError, TightshipError, UsageError
 from tightship.package.opening import Keys
 from tightship.serve.access import check_exposure
 from tightship.serve.api_keys import ApiKeys
+from tightship.serve.children import end_with_parent, ended
 from tightship.serve.database import Database
+from tightship.serve.hosts import hosts_of
 from tightship.serve.logs import LOGGER, configure
 from tightship.serve.settings import ServeSettings, database_path
 from tightship.serve.snapshots import MetricsFolder
 from tightship.serve.worker import Worker, deployment_of
+from tightship.serve.workers import Workers
 
 __all__ = ["Running", "serve"]
 
 BACKLOG = 2048
 SPARE_FILES = 512
 FIRST_START_S = 600.0
-LEAST_LIFE_S = 5.0
-"""A worker that dies sooner waits before it is started anew, so that a broken one does not burn a core."""
+LEAST_LIFE_S = 10.0
+REST_S = 0.5
+MAX_REST_S = 60.0
+"""A worker that dies sooner again and again is started anew after a rest that doubles, so that it burns no core."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ def serve(settings: ServeSettings, on_running: OnRunning) -> None:
 def _prepare(settings: ServeSettings) -> tuple[tuple[str, ...], Path | None]:
     """Check what can be checked before there are workers, and write down what is to be served."""
     _check_keys(settings.keys)
+    hosts_of(settings)
     if settings.tls is not None:
         settings.tls.check()
     database = Database(database_path(settings.state))
@@ -144,6 +149,8 @@ class _Child:
     process: SpawnProcess
     told: Connection
     since: float
+    quick_deaths: int = 0
+    due: float | None = None  # since it has died: when the next one is started
 
 
 class _Supervisor:
@@ -165,7 +172,9 @@ class _Supervisor:
                 started(ports[0])
             while not self._ending:
                 children = [self._kept(child) for child in children]
-                wait([*(child.process.sentinel for child in children), self._woken], timeout=1.0)
+                due = min((child.due for child in children if child.due is not None), default=float("inf"))
+                alive = [child.process.sentinel for child in children if child.due is None]
+                wait([*alive, self._woken], timeout=max(0.0, min(1.0, due - time.monotonic())))
         finally:
             self._stop(children)
             for number, handler in before.items():
@@ -192,31 +201,43 @@ class _Supervisor:
         while not self._ending and time.monotonic() < deadline:
             wait([child.told, child.process.sentinel, self._woken], timeout=1.0)
             if child.told.poll():
-                word = self._received(child)
-                if isinstance(word, TightshipError):
-                    raise word
-                return word
+                with suppress(EOFError):
+                    word: int | TightshipError | None = child.told.recv()
+                    if isinstance(word, TightshipError):
+                        raise word
+                    return word
+                child.process.join()
             if not child.process.is_alive():
-                raise ServeError(f"a worker ended with code {child.process.exitcode} before it could serve")
+                raise ServeError(f"a worker {ended(child.process.exitcode)} before it could serve{self._tried(child)}")
         return None
 
-    @staticmethod
-    def _received(child: _Child) -> int | TightshipError | None:
+    def _tried(self, child: _Child) -> str:
+        """Say what a worker that died was loading."""
+        database = Database(database_path(self._settings.state))
         try:
-            word: int | TightshipError | None = child.told.recv()
-            return word
-        except EOFError:
-            return ServeError("a worker ended before it could serve; its log says why")
+            found = Workers(database).loading(child.process.pid or 0)
+        finally:
+            database.close()
+        return "" if found is None else f", while it loaded version {found[1]} of {found[0]}"
 
     def _kept(self, child: _Child) -> _Child:
+        """Return the worker, or the one that takes its place as soon as that is due."""
         if child.process.is_alive() or self._ending:
             return child
-        LOGGER.error("worker %s ended with code %s; another is started", child.process.pid, child.process.exitcode)
-        lived_s = time.monotonic() - child.since
-        if lived_s < LEAST_LIFE_S:
-            wait([self._woken], timeout=LEAST_LIFE_S - lived_s)
-        child.told.close()
-        return child if self._ending else self._start(strict=False)
+        now = time.monotonic()
+        if child.due is None:
+            quick = now - child.since < LEAST_LIFE_S
+            rest_s = min(MAX_REST_S, REST_S * 2.0 ** min(child.quick_deaths, 10)) if quick else 0.0
+            child.quick_deaths = child.quick_deaths + 1 if quick else 0
+            child.due = now + rest_s
+            pid, how = child.process.pid, ended(child.process.exitcode)
+            LOGGER.error("worker %s %s; another is started in %.1f s", pid, how, rest_s)
+            child.told.close()
+        if now < child.due:
+            return child
+        started = self._start(strict=False)
+        started.quick_deaths = child.quick_deaths
+        return started
 
     def _stop(self, children: Sequence[_Child]) -> None:
         """Let the workers drain; who does not end in time is killed."""
@@ -236,20 +257,9 @@ def _work(settings: ServeSettings, strict: bool, listening: socket.socket, tell:
     """A worker's process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the supervisor says when to drain
     try:
-        _end_with_parent()
+        end_with_parent()
         Worker(settings, strict).run([listening], tell.send)
     except TightshipError as error:
         with suppress(OSError, ValueError):
             tell.send(error)
         raise SystemExit(error.exit_code) from error
-
-
-def _end_with_parent() -> None:
-    """Have the kernel end this worker where its supervisor is killed: a killed server must free its ports."""
-    with suppress(OSError, AttributeError):
-        import ctypes
-
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() == 1:
-            raise SystemExit(0)

@@ -22,9 +22,10 @@ from tightship.serve.application import Application, Asgi
 from tightship.serve.catalogue import Catalogue
 from tightship.serve.database import Database
 from tightship.serve.deployment import Deployment
+from tightship.serve.hosts import hosts_of
 from tightship.serve.loaded import Opener
 from tightship.serve.logs import LOGGER, configure
-from tightship.serve.memory import MemoryKeeper
+from tightship.serve.memory import MemoryKeeper, map_great_blocks, share_arenas
 from tightship.serve.metrics import Metrics
 from tightship.serve.packages import Packages
 from tightship.serve.reconcile import Reconciler
@@ -46,8 +47,11 @@ SWEEP_S = 1.0
 SWITCH_INTERVAL_S = 0.0005
 """How long a thread may keep the interpreter from another that wants it: an engine's thread, back from a run."""
 
-GC_THRESHOLD = (20_000, 50, 50)
-"""Requests leave no cycles behind; to look for some after every few of them costs more than it finds."""
+GC_THRESHOLD = (20_000, 5, 5)
+"""Good requests leave no cycles behind, so to look for some after every few of them costs more than it finds.
+
+Clients that vanish leave some, which outlive the first look if they were in use then: hence the few looks further back.
+"""
 
 Started = Callable[[int | None], None]
 """Told the gRPC port when requests are answered."""
@@ -66,6 +70,7 @@ class Worker:
     def __init__(self, settings: ServeSettings, strict: bool) -> None:
         configure(settings.log_level, "json" if settings.log_json else "human")
         sys.setswitchinterval(SWITCH_INTERVAL_S)
+        share_arenas()
         self._settings = settings
         self._strict = strict
         self._database = database = Database(database_path(settings.state))
@@ -82,6 +87,7 @@ class Worker:
             self._catalogue,
             metrics,
             Access(ApiKeys(database), settings.workers, settings.open_to_infer),
+            hosts=hosts_of(settings),
             tracing=_tracing(settings),
             deployment=deployment_of(settings, database),
             metrics_folder=self._folder,
@@ -97,7 +103,7 @@ class Worker:
         importing = threading.Thread(target=_import_server, daemon=True)
         importing.start()  # while engines load
         try:
-            self._check(self._reconciler.settle())
+            self._check(self._reconciler.settle(candidates=False))
             importing.join()
             uvloop = extras.require("uvloop", "tightship serve") if sys.platform != "win32" else None
             factory = None if uvloop is None else uvloop.new_event_loop
@@ -203,7 +209,8 @@ def _tracing(settings: ServeSettings) -> Tracing | None:
 
 
 def _tidy() -> None:
-    """What lives as long as the worker is not looked at again when cycles are looked for."""
+    """Set what is loaded aside: it is not looked at again for cycles, and great blocks that come later lie apart."""
+    map_great_blocks()
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLD)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from tightship.errors import StateError
 from tightship.serve.database import Database
+from tightship.serve.deaths import begin_loading, bury, end_loading
 
 __all__ = ["Report", "Version", "Workers", "problem_of"]
 
@@ -40,23 +41,48 @@ class Workers:
         self._database = database
 
     def register(self) -> int:
-        """Register this process and return its number as a worker.
-
-        Workers that died since without leaving are removed, and counted as deaths of the rollouts that run.
-        """
+        """Register this process and return its number as a worker."""
         import psutil
 
         born = psutil.Process().create_time()
         with self._database.transaction() as connection:
-            n_dead = _remove_dead(connection)
-            connection.execute("UPDATE rollouts SET deaths = deaths + ? WHERE ended_at IS NULL", (n_dead,))
+            bury(connection, _dead(connection))
             cursor = connection.execute("INSERT INTO workers (pid, born) VALUES (?, ?)", (os.getpid(), born))
             return int(cursor.lastrowid or 0)
 
     def clear(self) -> None:
         """Remove workers that a killed server left behind; called before a server starts its own."""
         with self._database.transaction() as connection:
-            _remove_dead(connection)
+            bury(connection, _dead(connection), at_once=True)
+
+    def bury(self) -> None:
+        """Remove workers that died without leaving, and count that where it belongs."""
+        with self._database.reading() as connection:
+            dead = _dead(connection)
+        if dead:
+            with self._database.transaction() as connection:
+                bury(connection, _dead(connection))
+
+    def begin_loading(self, worker: int, version: Version, in_turn: bool) -> bool:
+        """Write down that a worker is about to load a version; see `deaths.begin_loading`."""
+        self.bury()
+        with self._database.transaction() as connection:
+            return begin_loading(connection, worker, version, in_turn)
+
+    def end_loading(self, worker: int, version: Version) -> None:
+        """Write down that a worker has loaded a version, or was refused, and lives."""
+        with self._database.transaction() as connection:
+            end_loading(connection, worker, version)
+
+    def loading(self, pid: int) -> Version | None:
+        """Return what the worker of this process is loading, or was when it died."""
+        with self._database.reading() as connection:
+            found: Version | None = connection.execute(
+                "SELECT trying_model, trying_version FROM workers WHERE pid = ? AND trying_model != '' "
+                "ORDER BY id DESC",
+                (pid,),
+            ).fetchone()
+        return found
 
     def leave(self, worker: int) -> None:
         """Take a worker off the list, when it stops."""
@@ -85,6 +111,10 @@ class Workers:
             for number, pid, born, applied in rows
             if _lives(pid, born)
         )
+
+    def have(self, version: Version) -> bool:
+        """Return whether any living worker has loaded a version."""
+        return any(report.loaded.get(version) == "" for report in self.living())
 
     def wait_until_applied(
         self, revision: int, timeout_s: float = 60.0, tried: Version | None = None
@@ -119,11 +149,9 @@ def problem_of(reports: Iterable[Report], model: str, version: str) -> str:
     return next((problem for report in reports if (problem := report.loaded.get((model, version)))), "")
 
 
-def _remove_dead(connection: sqlite3.Connection) -> int:
+def _dead(connection: sqlite3.Connection) -> list[int]:
     rows = connection.execute("SELECT id, pid, born FROM workers").fetchall()
-    dead = [(number,) for number, pid, born in rows if not _lives(pid, born)]
-    connection.executemany("DELETE FROM workers WHERE id = ?", dead)
-    return len(dead)
+    return [number for number, pid, born in rows if not _lives(pid, born)]
 
 
 def _lives(pid: int, born: float) -> bool:

@@ -47,6 +47,8 @@ POSITIVE = click.IntRange(min=1)
 @click.option("--tls-key", type=FILE, metavar="FILE", help="Its private key, PEM.")
 @click.option("--tls-clients", type=FILE, metavar="FILE", help="Roots of clients' certificates: mutual TLS.")
 @click.option("--open", "is_open", is_flag=True, help="Let everybody ask for inference, also from other machines.")
+@click.option("--allowed-host", "allowed_hosts", multiple=True, metavar="NAME",
+              help="Answer as this name too; *: as any. Repeatable [localhost; any on another --host].")  # fmt: skip
 @click.option("--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info",
               show_default=True, help="debug: a line per request.")  # fmt: skip
 @click.option("--log-json", is_flag=True, help="The log as JSON lines.")
@@ -72,6 +74,7 @@ def command(
     tls_key: Path | None,
     tls_clients: Path | None,
     is_open: bool,
+    allowed_hosts: tuple[str, ...],
     log_level: str,
     log_json: bool,
     cluster: bool,
@@ -115,6 +118,7 @@ def command(
         log_level,
         log_json,
         tracing,
+        allowed_hosts,
     )
     if cluster:
         _on_cluster(settings)

@@ -113,6 +113,6 @@ def _headers(policy: str) -> dict[str, str]:
     return {
         "content-security-policy": policy,
         "x-content-type-options": "nosniff",
-        "referrer-policy": "no-referrer",
+        "referrer-policy": "same-origin",  # without one, forms of the page would be sent with `Origin: null`
         "cache-control": "no-cache",
     }

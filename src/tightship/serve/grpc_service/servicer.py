@@ -61,15 +61,13 @@ class Servicer:
         metadata: dict[str, Any] = dict(context.invocation_metadata() or ())
         span = None if service.tracing is None else service.tracing.start(f"{SERVICE}/ModelInfer", metadata)
         loaded: LoadedModel | None = None
+        caller = ANYBODY
         try:
-            credential = _credential(metadata)
             if service.access is not None:
-                service.access.check(credential, INFER)
+                caller = service.access.check(_credential(metadata), INFER)
             request = _parse(self._request, body)
             served = service.catalogue.model(request.model_name)
-            loaded, shadow = served.choose(
-                request.model_version or None, _bytes(metadata.get("x-sticky-key")), credential
-            )
+            loaded, shadow = served.choose(request.model_version or None, _bytes(metadata.get("x-sticky-key")), caller)
             read = read_request(request, loaded.signature)
             outputs = await service.infer(loaded, shadow, read.inputs, _deadline(context, read.timeout_us))
             written = write_answer(loaded.name, loaded.version, read, outputs, loaded.signature)

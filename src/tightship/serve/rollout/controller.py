@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tightship.errors import StateError
+from tightship.serve.deaths import MAX_DEATHS, told
 from tightship.serve.failures import BadRequest, Conflict
 from tightship.serve.packages import Stored
-from tightship.serve.rollout.judge import MAX_DEATHS, ROLL_BACK, STEP, Situation, Verdict, evidence_of, judge
+from tightship.serve.rollout.judge import ROLL_BACK, STEP, Situation, Verdict, evidence_of, judge
 from tightship.serve.rollout.records import (
     ABORTED,
     PREPARING,
@@ -137,7 +138,7 @@ class Rollouts:
     def verdict(self, rollout: Rollout) -> Verdict:
         """Say what comes next of a rollout that has not ended, and why."""
         if rollout.deaths >= MAX_DEATHS:
-            return Verdict(ROLL_BACK, f"{rollout.deaths} worker processes died while version {rollout.new} was tried")
+            return Verdict(ROLL_BACK, told(rollout.new, rollout.deaths, rollout.deaths_loading))
         if rollout.state == RUNNING:
             with self.state.database.reading() as connection:
                 at = situation_of(rollout, Records(connection))
@@ -171,6 +172,7 @@ class Rollouts:
     def _begin(self, change: Change, model: str, old: str, new: str, plan: Plan, why: str) -> Rollout:
         records = Records(change.connection)
         number = records.begin(model, old, new, plan, change.who)
+        change.forgive(model, new)
         change.note(f"rollout {plan.strategy}", model, new, why)
         rollout = records.find(number)
         assert rollout is not None
@@ -232,7 +234,6 @@ def situation_of(rollout: Rollout, records: Records) -> Situation:
         rollout.step,
         now - rollout.step_at,
         now - rollout.started_at,
-        rollout.deaths,
         records.counts(rollout),
     )
 

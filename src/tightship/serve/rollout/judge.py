@@ -23,7 +23,6 @@ from tightship.serve.rollout.sequential import Seen, log_capital, lower_bound, u
 from tightship.serve.rollout.strategies import Limits, Plan
 
 __all__ = [
-    "MAX_DEATHS",
     "ROLL_BACK",
     "STEP",
     "WAIT",
@@ -41,7 +40,6 @@ WAIT, STEP, ROLL_BACK = "wait", "step", "roll back"
 Counts = Mapping[tuple[int, str, str], Mapping[int, int]]
 """How often each level was seen, by step, version and kind."""
 
-MAX_DEATHS = 2
 _SLOW = 0.05  # the share of requests beyond the 95th percentile
 _KINDS = 3
 
@@ -81,14 +79,13 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Situation:
-    """Where a rollout stands: its versions, step, how long it has been there and runs at all, and workers that died."""
+    """Where a rollout stands: its versions, step, how long it has been there and runs at all, and what was seen."""
 
     old: str
     new: str
     step: int
     step_s: float
     total_s: float
-    deaths: int = 0
     counts: Counts = field(default_factory=dict)
 
 
@@ -120,8 +117,6 @@ def judge(plan: Plan, at: Situation, evidence: Evidence) -> Verdict:
 
 
 def _breach(limits: Limits, at: Situation, found: Evidence) -> str:
-    if at.deaths >= MAX_DEATHS:
-        return f"{at.deaths} worker processes died while version {at.new} was tried"
     sure = f"(certain to {100 * limits.confidence:.4g} %)"
     old, new, differ = found.errors_old, found.errors_new, found.disagreement
     if new.low > old.high + limits.errors:

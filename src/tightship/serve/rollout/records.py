@@ -21,7 +21,10 @@ PREPARING, RUNNING, PROMOTED, ROLLED_BACK, ABORTED = "preparing", "running", "pr
 
 @dataclass(frozen=True)
 class Rollout:
-    """One rollout as it stands: from version `old` to `new` of a model. Times are seconds since the epoch."""
+    """One rollout as it stands: from version `old` to `new` of a model. Times are seconds since the epoch.
+
+    `deaths` are workers that died while it ran, and had the new version; `deaths_loading` of them while they loaded it.
+    """
 
     id: int
     model: str
@@ -37,6 +40,7 @@ class Rollout:
     ended_at: float | None
     unload_at: float | None
     deaths: int
+    deaths_loading: int
 
     @property
     def ended(self) -> bool:
@@ -44,7 +48,10 @@ class Rollout:
         return self.ended_at is not None
 
 
-_COLUMNS = "id, model, old, new, plan, state, step, step_at, reason, who, started_at, ended_at, unload_at, deaths"
+_COLUMNS = (
+    "id, model, old, new, plan, state, step, step_at, reason, who, started_at, ended_at, unload_at, deaths, "
+    "deaths_loading"
+)
 
 
 @dataclass(frozen=True)
