@@ -100,7 +100,11 @@ class Setting:
 
 @dataclass(frozen=True)
 class Tried:
-    """Error on the calibration items that choose, error on evaluation items, and share of these with the same class."""
+    """Error on the calibration items that choose, error on evaluation items, and share of these with the same class.
+
+    Of networks that classify, the first is that of logits: of probabilities, the item that is least sure of its class
+    would choose alone.
+    """
 
     choosing: float
     error: float
@@ -138,7 +142,7 @@ WEIGHTS_ALONE = Setting("8 bits, weights alone", (WeightOnly(bits=8),), exact=Tr
 """Activations stay float, as in the dynamic-range files of DTLN's authors and of TensorFlow between their products."""
 
 N_CHOOSING = 32
-"""Calibration items that choose among the settings."""
+"""Calibration items that choose among the settings, from all over."""
 
 
 class OurNetwork:
@@ -158,11 +162,11 @@ def main() -> None:
 
     words = sys.argv[1:]
     networks = [network for network in NETWORKS if not words or any(word in network.name for word in words)]
-    rows = earlier("int8_files") if words else {}
-    for network in networks:
-        rows[network.name] = measured(network)
+    found = {network.name: measured(network) for network in networks}
     if not words or "dtln" in words:
-        rows["DTLN"] = measured_dtln()
+        found["DTLN"] = measured_dtln()
+    # Read as late as this: other networks may have been measured meanwhile.
+    rows = (earlier("int8_files") if words else {}) | found
     order = [*(network.name for network in NETWORKS), "DTLN"]
     about = "error to the float network: ours, the authors' int8 file, TensorFlow's converter"
     finish("int8_files", about, [rows[name] for name in order if name in rows])
@@ -179,18 +183,21 @@ def measured(network: Network) -> dict[str, Any]:
     folder = BUILD / "int8_files" / network.name.replace(" ", "-")
     model, path = float_graph(network.file, folder)
     inputs = network.inputs()
-    parts = (inputs.calibration[:N_CHOOSING], inputs.evaluation)
+    calibration = {model.inputs[0].name: inputs.calibration}
+    places = np.linspace(0, len(inputs.calibration) - 1, N_CHOOSING).astype(int)
+    parts = (inputs.calibration[np.unique(places)], inputs.evaluation)
 
     def outputs(file: Path, exact: bool) -> list[np.ndarray]:
         return [_outputs(OurNetwork(file, exact), part) for part in parts]
 
     known = outputs(path, False)
     tried = {}
-    for setting in SETTINGS:
+    even = not Equalize().apply(model, Dataset.from_arrays("calibration", "0", calibration)).changed
+    for setting in (entry for entry in SETTINGS if not (even and isinstance(entry.passes[0], Equalize))):
         found = outputs(quantize(model, setting, [inputs.calibration], folder), setting.exact)
-        tried[setting] = Tried(error(known[0], found[0]), error(known[1], found[1]), agreement(known[1], found[1]))
+        choosing = logit_error(known[0], found[0]) if network.classifies else error(known[0], found[0])
+        tried[setting] = Tried(choosing, error(known[1], found[1]), agreement(known[1], found[1]))
         print(f"{network.name}: {setting.name}: {tried[setting]}", flush=True)
-    calibration = {model.inputs[0].name: inputs.calibration}
     theirs = {"TensorFlow": cached(folder / "tensorflow.tflite", lambda: of_tensorflow(model, calibration))}
     pair = "no int8 file"
     if network.int8_file:
@@ -306,6 +313,12 @@ def cached(path: Path, make: Callable[[], bytes]) -> bytes:
 def error(reference: np.ndarray, found: np.ndarray) -> float:
     """Relative error over all items and outputs, L2."""
     return float(np.linalg.norm(found - reference) / np.linalg.norm(reference))
+
+
+def logit_error(reference: np.ndarray, found: np.ndarray) -> float:
+    """The same of logits, which are the logarithms of probabilities but for one number per item."""
+    logs = [np.log(np.maximum(array, np.finfo(np.float32).tiny)) for array in (reference, found)]
+    return error(*(array - array.mean(axis=1, keepdims=True) for array in logs))
 
 
 def agreement(reference: np.ndarray, found: np.ndarray) -> float:

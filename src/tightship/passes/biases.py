@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tightship.core.graph import operator_name
-from tightship.passes.editing import add_constant, constant, drop_unused, known_constant, replace
+from tightship.passes.editing import add_constant, constant, drop_unused, known_constant, replace, reshape
 
 if TYPE_CHECKING:
     import onnx_ir
@@ -100,20 +100,12 @@ def _as_gemm(
         replace(addition, [gemm], gemm.outputs)
     else:
         n_inputs, n_columns = known_constant(weight).shape
-        rows = _reshape(graph, x, [-1, n_inputs], f"{name}/rows")
+        rows = reshape(graph, x, [-1, n_inputs], f"{name}/rows")
         gemm = onnx_ir.node("Gemm", [rows.outputs[0], weight, bias], name=name)
         gemm.outputs[0].name = f"{name}/product"
-        back = _reshape(graph, gemm.outputs[0], [*leading, n_columns], f"{name}/reshape")
+        back = reshape(graph, gemm.outputs[0], [*leading, n_columns], f"{name}/reshape")
         replace(addition, [rows, gemm, back], back.outputs)
     graph.graph.remove(node, safe=True)
-
-
-def _reshape(graph: onnx_ir.Model, value: onnx_ir.Value, shape: list[int], name: str) -> onnx_ir.Node:
-    import onnx_ir
-
-    node = onnx_ir.node("Reshape", [value, add_constant(graph, f"{name}/to", np.array(shape, np.int64))], name=name)
-    node.outputs[0].name = name
-    return node
 
 
 def _only_reader(node: onnx_ir.Node, op_type: str) -> onnx_ir.Node | None:

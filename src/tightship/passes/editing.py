@@ -32,6 +32,7 @@ __all__ = [
     "name_everything",
     "refuse_nan",
     "replace",
+    "reshape",
     "unknown_exclusions",
     "weight_array",
 ]
@@ -164,6 +165,15 @@ def replace(node: onnx_ir.Node, new: Sequence[onnx_ir.Node], outputs: Sequence[o
     onnx_ir.convenience.replace_nodes_and_values(node.graph, node, [node], new, old, outputs)
     for value in read:
         drop_unused(value)
+
+
+def reshape(graph: onnx_ir.Model, value: onnx_ir.Value, shape: Sequence[int], name: str) -> onnx_ir.Node:
+    """Return a Reshape of `value`, not yet in the graph; it and its output are called `name`."""
+    import onnx_ir
+
+    node = onnx_ir.node("Reshape", [value, add_constant(graph, f"{name}/to", np.array(shape, np.int64))], name=name)
+    node.outputs[0].name = name
+    return node
 
 
 def drop_unused(value: onnx_ir.Value) -> None:

@@ -25,6 +25,7 @@ from tightship.passes.calibration import observe_ranges
 from tightship.passes.editing import deep_copy, editable, infer_shapes, name_everything, refuse_nan, unknown_exclusions
 from tightship.passes.histogram import METHODS, Method
 from tightship.passes.placement import place, quantizable
+from tightship.passes.products import last_products
 from tightship.passes.qdq import Grid, write_qdq
 from tightship.passes.quantize import IntegerType
 from tightship.passes.upgrade import upgraded
@@ -155,5 +156,6 @@ def _prepared(model: Model) -> onnx_ir.Model:
     infer_shapes(graph)
     merge_affine(graph)
     merge_biases(graph)
+    last_products(graph)
     name_everything(graph)
     return graph
