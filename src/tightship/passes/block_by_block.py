@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tightship.core import atomic
+from tightship.core.allocator import give_back
 from tightship.core.graph import from_ir
 from tightship.core.passes import Statistics
 from tightship.core.progress import Progress
@@ -31,7 +32,7 @@ from tightship.passes.editing import known_constant
 from tightship.passes.linear import Linear
 from tightship.passes.segments import Segment, inner_model, segments
 from tightship.passes.streams import Stream
-from tightship.rounding.asymmetric import drift_target
+from tightship.rounding.asymmetric import drift_of, target_of
 from tightship.rounding.encoding import Encoding
 from tightship.rounding.low_rank import low_rank_correction
 from tightship.rounding.second_moment import Moments, SecondMoment
@@ -102,6 +103,7 @@ class BlockByBlock:
                 if index in wanted:
                     found.append(self._kept(index, partial(self._rounded, part, floats, rounded)))
                     advance(1)
+                give_back()
                 if index != wanted[-1]:
                     floats = self._through(part, floats, {}, folder / "float" / str(index))
                     rounded = self._through(part, rounded, ChainMap(*found), folder / "rounded" / str(index))  # type: ignore[arg-type]
@@ -126,21 +128,21 @@ class BlockByBlock:
         return arrays
 
     def _group(self, linears: Mapping[str, Linear], moments: Moments | None) -> dict[str, np.ndarray]:
-        """Round weights that read the same value; what they aim at first, so that the drift need not be kept."""
-        aims = {key: self._aim(linear, moments) for key, linear in linears.items()}
+        """Round weights that read the same value; the drift of that is let go of before the first factor is made."""
+        weights = {key: np.ascontiguousarray(linear.read().T) for key, linear in linears.items()}
+        methods = {key: self.orders[linear.name].method for key, linear in linears.items()}
+        aiming = [key for key, method in methods.items() if method.asymmetric_calibration]
+        drifts = {} if moments is None else {key: drift_of(weights[key], moments) for key in aiming}
         still = None if moments is None else replace(moments, cross=None)
         del moments
         made: dict[str, np.ndarray] = {}
         for key, linear in linears.items():
-            found = self._weight(self.orders[linear.name], aims.pop(key), still)
+            aim = weights.pop(key)
+            if still is not None:
+                aim = target_of(aim, drifts.pop(key, None), still, methods[key].damping)
+            found = self._weight(self.orders[linear.name], aim, still)
             made |= {f"{key}{name}": array for name, array in found.items()}
         return made
-
-    def _aim(self, linear: Linear, moments: Moments | None) -> np.ndarray:
-        weight, method = np.ascontiguousarray(linear.read().T), self.orders[linear.name].method
-        if moments is None or not method.asymmetric_calibration:
-            return weight
-        return drift_target(weight, moments, method.damping)
 
     def _weight(self, order: Order, weight: np.ndarray, moments: Moments | None) -> dict[str, np.ndarray]:
         codes = round_weight(weight, moments, order.encoding, order.method)

@@ -13,7 +13,7 @@ import numpy as np
 from tightship.rounding.cholesky import damped_factor
 from tightship.rounding.second_moment import Moments
 
-__all__ = ["drift_target"]
+__all__ = ["drift_of", "drift_target", "target_of"]
 
 
 def drift_target(weight: np.ndarray, moments: Moments, damping: float) -> np.ndarray:
@@ -21,13 +21,24 @@ def drift_target(weight: np.ndarray, moments: Moments, damping: float) -> np.nda
 
     Raises `DatasetError` where the moments are not finite or not positive definite even with more damping.
     """
+    return target_of(weight, drift_of(weight, moments), moments, damping)
+
+
+def drift_of(weight: np.ndarray, moments: Moments) -> np.ndarray | None:
+    """Return `W C` `[N, K]`, which is all that `T` needs of `C`; None where nothing is known of a drift."""
+    if moments.cross is None or not moments.hessian.any():
+        return None
+    return np.ascontiguousarray(weight @ moments.cross, np.float32)
+
+
+def target_of(weight: np.ndarray, drift: np.ndarray | None, moments: Moments, damping: float) -> np.ndarray:
+    """Return `T` `[N, K]` in the memory of `drift`; reads no `moments.cross`, and raises what `drift_target` does."""
     from scipy.linalg.lapack import spotrs
 
-    if moments.cross is None or not moments.hessian.any():
+    if drift is None:
         return weight
     factor = damped_factor(moments, damping)
-    target = np.ascontiguousarray(weight @ moments.cross, np.float32)
-    spotrs(factor.T, target.T, lower=1, overwrite_b=1)
-    target *= np.float32(moments.cross_trust)
-    target += weight
-    return target
+    spotrs(factor.T, drift.T, lower=1, overwrite_b=1)
+    drift *= np.float32(moments.cross_trust)
+    drift += weight
+    return drift

@@ -11,9 +11,10 @@ from __future__ import annotations
 import ctypes
 import gc
 import platform
-import sys
 import time
 from collections.abc import Callable, Mapping
+
+from tightship.core.allocator import give_back
 
 __all__ = ["FIRST_WAIT_S", "LONGEST_WAIT_S", "WORTH_BYTES", "MemoryKeeper", "map_great_blocks", "share_arenas"]
 
@@ -66,7 +67,7 @@ class MemoryKeeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resident = resident or _resident
-        self._trim = trim or _trim_of_the_system()
+        self._trim = trim or _collect_and_give_back
         self._clock = clock
         self._lowest = self._resident()
         self._wait_s = FIRST_WAIT_S
@@ -91,13 +92,7 @@ def _resident() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _trim_of_the_system() -> Callable[[], object]:
-    """What gives memory back: first what only cycles hold, as clients that vanished leave some, then free pages."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-
-    def collect_and_trim() -> None:
-        gc.collect()  # of what is younger than the worker (`gc.freeze`): a few milliseconds
-        if trim is not None:
-            trim(0)
-
-    return collect_and_trim
+def _collect_and_give_back() -> None:
+    """First what only cycles hold, as clients that vanished leave some, then free pages: a few milliseconds."""
+    gc.collect()  # of what is younger than the worker (`gc.freeze`)
+    give_back()
