@@ -69,7 +69,8 @@ def test_a_convolution_has_less_than_half_the_error_on_images_that_were_not_seen
 def test_a_matmul_weight_has_its_channels_on_the_last_axis() -> None:
     weight = weights((24, 10))
     scale = scales(weight, -1)
-    inputs = torch.randn(64, 24) @ torch.randn(24, 24)
+    generator = torch.Generator().manual_seed(0)  # over seeds, what is left is 0.38 to 0.56
+    inputs = torch.randn(64, 24, generator=generator) @ torch.randn(24, 24, generator=generator)
     pairs = [(inputs, inputs @ torch.from_numpy(weight))]
     codes = adaround(weight, torch.matmul, pairs, scale=scale, axis=-1, settings=QUICK)
     before = error(nearest(weight, scale, -1), scale, -1, torch.matmul, pairs)
