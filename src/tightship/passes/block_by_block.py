@@ -7,6 +7,7 @@ as it is rounded. Memory holds one part of the graph; what is finished is kept, 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import ChainMap
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -42,6 +43,9 @@ if TYPE_CHECKING:
     import onnx_ir
 
 __all__ = ["BlockByBlock", "Feeds", "Order", "Part", "graph_digest", "weight_key"]
+
+_WORTH_COLLECTING = 1 << 24
+"""Weights of a part. Graphs are cycles, so what a session was made of stays until cycles are looked for."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +107,6 @@ class BlockByBlock:
                 if index in wanted:
                     found.append(self._kept(index, partial(self._rounded, part, floats, rounded)))
                     advance(1)
-                give_back()
                 if index != wanted[-1]:
                     floats = self._through(part, floats, {}, folder / "float" / str(index))
                     rounded = self._through(part, rounded, ChainMap(*found), folder / "rounded" / str(index))  # type: ignore[arg-type]
@@ -197,6 +200,9 @@ class BlockByBlock:
         model = inner_model(self.graph, part.reads, gives, stored_weights(part, arrays))
         with OnnxRuntime().open(from_ir(model), Target()) as session:
             yield session
+        del model, session
+        if sum(math.prod(known_constant(linear.weight).shape) for linear in part.linears) >= _WORTH_COLLECTING:
+            give_back()
 
     def _linears(self, part: Segment) -> list[Linear]:
         return [linear for linear in part.linears if linear.name in self.orders]

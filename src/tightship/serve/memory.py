@@ -3,13 +3,13 @@
 glibc keeps what was freed for the next allocation. After bodies of tens of MiB, cut into pieces by whoever read them,
 that is hundreds of MiB of nothing. `malloc_trim` gives it back, in about 0.2 ms per MiB, but for pages on which
 something small still lives; so that there are few of these, threads share their arenas and great blocks lie apart.
+Clients that vanish leave cycles besides, which are collected first.
 https://man7.org/linux/man-pages/man3/mallopt.3.html
 """
 
 from __future__ import annotations
 
 import ctypes
-import gc
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -67,7 +67,7 @@ class MemoryKeeper:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._resident = resident or _resident
-        self._trim = trim or _collect_and_give_back
+        self._trim = trim or give_back
         self._clock = clock
         self._lowest = self._resident()
         self._wait_s = FIRST_WAIT_S
@@ -90,9 +90,3 @@ def _resident() -> int:
     import psutil
 
     return int(psutil.Process().memory_info().rss)
-
-
-def _collect_and_give_back() -> None:
-    """First what only cycles hold, as clients that vanished leave some, then free pages: a few milliseconds."""
-    gc.collect()  # of what is younger than the worker (`gc.freeze`)
-    give_back()
